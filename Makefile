@@ -1,0 +1,42 @@
+# Everything a fresh machine needs. `make demo` and `make test` install what they use, and are quick the second time.
+PY := .venv/bin/python
+SHELL := /bin/bash
+
+.PHONY: help demo test check test-slow test-gpu lock clean system
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+demo: .venv/run  ## fetch a small model and repair three sample repositories with it
+	@$(PY) -m demo
+
+test: check      ## ruff, pyright, import-linter, pytest
+	@$(PY) -m pytest
+
+check: .venv/dev ## the static part of `test`
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/pyright --warnings
+	@.venv/bin/lint-imports --no-cache
+
+test-slow: .venv/dev ## tests that take minutes
+	@$(PY) -m pytest -m slow
+
+test-gpu: .venv/dev ## tests that need a GPU
+	@$(PY) -m pytest -m gpu
+
+lock: .venv/dev  ## write the lock files again from pyproject.toml
+	@tools/lock
+
+clean:           ## remove what was built here; models, ledger and results elsewhere stay
+	@rm -rf .venv build dist .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:          ## compiler and sandbox, from the system's package manager
+	@tools/bootstrap system
+
+.venv/run: pyproject.toml requirements.lock tools/bootstrap
+	@tools/bootstrap run
+
+.venv/dev: pyproject.toml requirements-dev.lock tools/bootstrap
+	@tools/bootstrap dev

@@ -1,0 +1,77 @@
+"""The command line: one small file per command group, imported only when its command is called.
+
+Turns exceptions into one line on stderr and an exit code (CONTRACT.md); decides nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from garzone import __version__
+from garzone.core.errors import GarzoneError
+
+# command -> (module under garzone.cli, attribute, first line of its help): help must not import the modules
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "serve": ("serve", "serve", "Run the API server."),
+    "run": ("run", "run", "Chat with a model in the terminal, or get one answer."),
+    "pull": ("models", "pull", "Fetch a model."),
+    "list": ("models", "list_models", "Models on disk."),
+    "show": ("models", "show", "What is known of a model."),
+    "rm": ("models", "remove", "Delete models."),
+    "ps": ("serve", "ps", "Models in the running server's memory."),
+    "stop": ("serve", "stop", "Unload a model from the running server."),
+    "delegate": ("delegate", "delegate", "Hand one bounded task to a local model; get a proved result."),
+    "savings": ("delegate", "savings", "What delegating saved, net of failures."),
+    "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called, so that `garzone --help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(f"garzone.cli.{module}"), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="garzone")
+def garzone() -> None:
+    """A local coding agent: open models on your own GPU do bounded coding tasks and prove the result.
+
+    Shell completion: eval "$(_GARZONE_COMPLETE=bash_source garzone)" (or zsh_source, fish_source).
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the `garzone` script; never returns normally."""
+    try:
+        garzone.main(arguments, prog_name="garzone", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except GarzoneError as error:
+        click.echo(f"garzone: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; there is nobody to tell
+        sys.exit(141)
+    sys.exit(0)

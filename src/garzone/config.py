@@ -1,0 +1,124 @@
+"""Settings: defaults, then `config.toml`, then the environment, then what the caller gives.
+
+The only reader of the environment. Opens one file at most, and only when `load` is called.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from garzone.core.errors import UsageError
+
+DEFAULT_MODEL = "qwen2.5-coder:7b"
+DEFAULT_PORT = 11434  # Ollama's, so that clients need no configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What garzone runs with.
+
+    `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device (`AMD`,
+    `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is loaded with when
+    neither the request nor the model says less. `keep_alive_s` is how long an idle model stays loaded (negative: for
+    ever). `backend` is a URL the worker uses instead of the embedded engine.
+    """
+
+    home: Path
+    models_dir: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    device: str = ""
+    model: str = DEFAULT_MODEL
+    num_ctx: int = 8192
+    keep_alive_s: float = 300.0
+    max_queue: int = 512
+    load_timeout_s: float = 300.0
+    backend: str | None = None
+
+    @property
+    def ledger_path(self) -> Path:
+        """The SQLite file of tasks and savings."""
+        return self.home / "ledger.db"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Compiled kernels, prefix caches; may be deleted at any time."""
+        return self.home / "cache"
+
+
+def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Settings for this process.
+
+    Args:
+        environ: used instead of `os.environ`.
+        given: fields set by the caller (command-line flags); None means not given.
+
+    Raises:
+        UsageError: a value cannot be understood; names the variable or the file and key.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("GARZONE_HOME") or platformdirs.user_data_path("garzone", appauthor=False)).expanduser()
+    models = Path(env.get("OLLAMA_MODELS") or Path(env.get("HOME") or Path.home()) / ".ollama" / "models").expanduser()
+    settings = Settings(home=home, models_dir=models)
+    settings = replace(settings, **_from_file(home / "config.toml"))
+    if host := env.get("OLLAMA_HOST"):
+        settings = replace(settings, **_host_and_port(host))
+    for variable, field_name, convert in (
+        ("GARZONE_DEVICE", "device", str),
+        ("GARZONE_MODEL", "model", str),
+        ("GARZONE_BACKEND", "backend", str),
+        ("GARZONE_NUM_CTX", "num_ctx", int),
+    ):
+        if value := env.get(variable):
+            try:
+                settings = replace(settings, **{field_name: convert(value)})
+            except ValueError as error:
+                raise UsageError(f"{variable}={value!r}: {error}") from error
+    return replace(settings, **{key: value for key, value in given.items() if value is not None})
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    defaults = {field.name: field.default for field in fields(Settings)}
+    known: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in defaults:
+            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(defaults))}")
+        if key in ("home", "models_dir"):
+            value = Path(str(value)).expanduser()  # noqa: PLW2901
+        elif isinstance(defaults[key], int) and not (isinstance(value, int) and not isinstance(value, bool)):
+            raise UsageError(f"{path}: {key} must be a whole number, not {value!r}")
+        elif isinstance(defaults[key], float) and not isinstance(value, int | float):
+            raise UsageError(f"{path}: {key} must be a number, not {value!r}")
+        elif (isinstance(defaults[key], str) or defaults[key] is None) and not isinstance(value, str):
+            raise UsageError(f"{path}: {key} must be text, not {value!r}")
+        known[key] = value
+    return known
+
+
+def _host_and_port(value: str) -> dict[str, Any]:
+    """OLLAMA_HOST as Ollama reads it: `host`, `host:port`, `:port`, or a URL."""
+    parts = urlsplit(value if "://" in value else f"//{value}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"OLLAMA_HOST={value!r}: {error}") from error
+    default = {"http": 80, "https": 443}.get(parts.scheme, DEFAULT_PORT)
+    return {"host": parts.hostname or "127.0.0.1", "port": port or default}

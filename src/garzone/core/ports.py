@@ -1,0 +1,118 @@
+"""The protocols through which rooms meet. Each is implemented more than once; `wiring` decides which is used."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from garzone.core.generation import Delta, GenerateRequest, LoadedModel, ModelDetails, ServedBy
+
+
+class TextGenerator(Protocol):
+    """Something that writes text: the embedded engine, a remote Ollama, Claude, a scripted fake."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
+        """Stream the answer. The last Delta carries `finish_reason` and `usage`.
+
+        Closing the generator (`aclose`, or cancelling the task that iterates it) stops the work at once.
+
+        Raises:
+            ModelNotFound, InvalidRequest, ContextOverflow, BackendUnavailable, GenerationFailed, Overloaded.
+        """
+        ...
+
+    async def count_tokens(self, model: str, text: str) -> int:
+        """Number of tokens of `text` in that model's vocabulary; estimated, rounded up, where the backend cannot tell."""
+        ...
+
+    async def details(self, model: str) -> ModelDetails:
+        """What is known of a model; its `context_tokens` is what a request may use. Raises ModelNotFound."""
+        ...
+
+    async def served_by(self, model: str) -> ServedBy:
+        """Who answers for that model name. Raises ModelNotFound."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections and processes."""
+        ...
+
+
+class LoadedModels(Protocol):
+    """What is in memory, for `ps` and `stop`."""
+
+    def loaded(self) -> Sequence[LoadedModel]:
+        """Models in memory now, most recently used first. Never waits."""
+        ...
+
+    async def unload(self, model: str) -> bool:
+        """Take a model out of memory. False if it was not there."""
+        ...
+
+
+class ModelStore(Protocol):
+    """Models on disk. None of these calls waits for a model to load."""
+
+    def list_models(self) -> Sequence[ModelDetails]:
+        """All models, most recently modified first."""
+        ...
+
+    def find(self, reference: str) -> ModelDetails:
+        """The model that `name:tag` or a path to a GGUF file names. Raises ModelNotFound, InvalidReference."""
+        ...
+
+    def remove(self, reference: str) -> None:
+        """Forget a model and delete blobs nothing else uses. Raises ModelNotFound."""
+        ...
+
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called as (what is being done, bytes done, bytes in all; 0 when unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """What a command in the sandbox may use; all are hard limits."""
+
+    wall_s: float = 60.0
+    cpu_s: int = 60
+    memory_bytes: int = 4 << 30
+    max_processes: int = 256
+    file_bytes: int = 256 << 20
+    output_bytes: int = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxResult:
+    """How a command ended.
+
+    `exit_code` is negative for a signal. `output` is stdout and stderr as they came; beyond `output_bytes` its middle is
+    left out, and says so.
+    """
+
+    exit_code: int
+    output: str
+    duration_ms: float
+    timed_out: bool = False
+    output_truncated: bool = False
+
+
+class Sandbox(Protocol):
+    """Runs untrusted commands so that nothing but one directory can change, and nothing outlives them."""
+
+    @property
+    def isolated(self) -> bool:
+        """False only for the sandbox a person asked for with `--unsandboxed`."""
+        ...
+
+    async def run(self, command: str, directory: Path, limits: SandboxLimits) -> SandboxResult:
+        """Run a shell command with `directory` as its working directory and its only writable place.
+
+        The whole process group is killed when the command ends, times out or the task is cancelled.
+
+        Raises:
+            SandboxUnavailable: when it cannot be started safely.
+        """
+        ...

@@ -1,0 +1,179 @@
+"""A task, what came of it, and the report a coordinator reads. Not how a task is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from garzone.core.generation import ServedBy
+
+SUMMARY_CHARS = 400  # what a coordinator reads of a report (CONTRACT.md)
+POST_MORTEM_CHARS = 400
+
+
+class TaskKind(Enum):
+    """What may be delegated. Each kind has its own proof."""
+
+    COMPLETE = "complete"
+    FIX = "fix"
+    REFACTOR = "refactor"
+    TESTS = "tests"
+    DOCS = "docs"
+    TRANSLATE = "translate"
+    REVIEW = "review"
+    IMPLEMENT = "implement"
+
+
+class Verdict(Enum):
+    """What was observed. PROVED only when a check that says something ran in the sandbox and passed on the result."""
+
+    PROVED = "proved"
+    UNPROVED = "unproved"
+    FAILED = "failed"
+
+
+class Route(Enum):
+    """Who should do a task."""
+
+    LOCAL = "local"
+    COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One bounded piece of work on one repository.
+
+    `files` are paths relative to `repo`. `check` is a shell command whose exit code 0 means good; None means find
+    the project's own, or do without. `backend` None is the embedded engine, otherwise a URL. `timeout_s` bounds the
+    whole task, `check_timeout_s` one run of the check.
+    """
+
+    id: str
+    kind: TaskKind
+    instruction: str
+    repo: Path
+    files: tuple[str, ...] = ()
+    check: str | None = None
+    model: str = ""
+    backend: str | None = None
+    num_candidates: int = 4
+    max_rounds: int = 2
+    timeout_s: float = 600.0
+    check_timeout_s: float = 60.0
+    apply: bool = False
+    unsandboxed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """How many lines of one file the patch adds and removes."""
+
+    path: str
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check as it ran on the result, and the exit code it gave before the change (None: it did not run before)."""
+
+    command: str
+    exit_code: int
+    duration_ms: float
+    before_exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens of all candidates of a task. `prompt` includes `cached`."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+    def __add__(self, other: TokenCount) -> TokenCount:
+        return TokenCount(self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What the coordinator spent on this delegation and what each baseline would have spent, in tokens."""
+
+    coordinator_tokens_spent: int = 0
+    baseline_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    estimated: bool = True
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a task. `to_json` is the contract; fields are only ever added."""
+
+    task_id: str
+    kind: TaskKind
+    verdict: Verdict
+    summary: str
+    files: tuple[FileChange, ...] = ()
+    branch: str | None = None
+    patch: str = ""
+    checks: tuple[Check, ...] = ()
+    num_candidates: int = 0
+    num_rounds: int = 0
+    tokens: TokenCount = field(default_factory=TokenCount)
+    served_by: ServedBy | None = None
+    duration_ms: float = 0.0
+    post_mortem: str | None = None
+    savings: Savings | None = None
+    sandboxed: bool = True
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document `garzone delegate --json` prints (CONTRACT.md, Report)."""
+        served = self.served_by
+        savings = self.savings
+        return {
+            "id": self.task_id,
+            "verdict": self.verdict.value,
+            "kind": self.kind.value,
+            "summary": self.summary,
+            "files": [{"path": f.path, "added": f.added, "removed": f.removed} for f in self.files],
+            "branch": self.branch,
+            "patch": self.patch,
+            "checks": [
+                {
+                    "command": c.command,
+                    "exit_code": c.exit_code,
+                    "duration_ms": round(c.duration_ms),
+                    "before_exit_code": c.before_exit_code,
+                }
+                for c in self.checks
+            ],
+            "candidates": self.num_candidates,
+            "rounds": self.num_rounds,
+            "tokens": {
+                "prompt": self.tokens.prompt,
+                "cached": self.tokens.cached,
+                "completion": self.tokens.completion,
+            },
+            "served_by": served
+            and {
+                "model": served.model,
+                "digest": served.digest,
+                "backend": served.backend,
+                "device": served.device,
+            },
+            "duration_ms": round(self.duration_ms),
+            "post_mortem": self.post_mortem,
+            "savings": savings
+            and {
+                "coordinator_tokens_spent": savings.coordinator_tokens_spent,
+                "baseline_tokens": dict(savings.baseline_tokens),
+                "estimated": savings.estimated,
+                "method": savings.method,
+            },
+            "sandboxed": self.sandboxed,
+            "notes": list(self.notes),
+        }
