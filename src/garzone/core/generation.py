@@ -109,8 +109,8 @@ class ModelDetails:
 
     `name` is the full local name (`smollm2:135m`), `digest` is `sha256:` and 64 hex digits, `size_bytes` is all layers
     on disk, `modified_at` seconds since the epoch. `context_tokens` and `embedding_length` come from the weights'
-    metadata (0 where unknown), `template` from the GGUF or the store. `model_info` holds
-    the metadata as the file has it, without the vocabulary arrays. `path` is the weights file, "" when the model is not on this machine.
+    metadata (0 where unknown), `template` from the GGUF or the store. `model_info` holds the metadata as the file has
+    it, without the vocabulary arrays. `path` is the weights file, "" when the model is not on this machine.
     """
 
     name: str

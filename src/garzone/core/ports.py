@@ -24,7 +24,7 @@ class TextGenerator(Protocol):
         ...
 
     async def count_tokens(self, model: str, text: str) -> int:
-        """Number of tokens of `text` in that model's vocabulary; estimated, rounded up, where the backend cannot tell."""
+        """Number of tokens of `text` in that model's vocabulary; estimated where the backend cannot tell."""
         ...
 
     async def details(self, model: str) -> ModelDetails:
@@ -88,8 +88,8 @@ class SandboxLimits:
 class SandboxResult:
     """How a command ended.
 
-    `exit_code` is negative for a signal. `output` is stdout and stderr as they came; beyond `output_bytes` its middle is
-    left out, and says so.
+    `exit_code` is negative for a signal. `output` is stdout and stderr as they came; beyond `output_bytes` its middle
+    is left out, and says so.
     """
 
     exit_code: int
