@@ -27,8 +27,8 @@ class Settings:
 
     `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device (`AMD`,
     `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is loaded with
-    when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays loaded (negative: for
-    ever). `backend` is a URL the worker uses instead of the embedded engine.
+    when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays loaded (negative:
+    for ever). `backend` is a URL the worker uses instead of the embedded engine.
     """
 
     home: Path

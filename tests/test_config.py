@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from garzone import config
+from garzone.core.errors import UsageError
+
+
+def test_defaults_are_ollamas_address_and_directory(tmp_path: Path) -> None:
+    settings = config.load({"HOME": str(tmp_path), "GARZONE_HOME": str(tmp_path / "home")})
+    assert (settings.host, settings.port) == ("127.0.0.1", 11434)
+    assert settings.models_dir == tmp_path / ".ollama" / "models"
+    assert not (tmp_path / "home").exists(), "reading settings must not make directories"
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "port"),
+    [
+        ("0.0.0.0", "0.0.0.0", 11434),
+        ("localhost:8080", "localhost", 8080),
+        (":8080", "127.0.0.1", 8080),
+        ("http://example.test", "example.test", 80),
+        ("https://example.test", "example.test", 443),
+        ("[::1]:1234", "::1", 1234),
+    ],
+)
+def test_ollama_host_is_read_as_ollama_reads_it(tmp_path: Path, value: str, host: str, port: int) -> None:
+    settings = config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_HOST": value})
+    assert (settings.host, settings.port) == (host, port)
+
+
+def test_what_the_caller_gives_beats_environment_beats_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('model = "from-file"\ndevice = "CPU"\nkeep_alive_s = 10\n')
+    env = {"GARZONE_HOME": str(tmp_path), "GARZONE_MODEL": "from-env"}
+    assert config.load(env).model == "from-env"
+    assert config.load(env, model="given", port=None).model == "given"
+    assert config.load(env).device == "CPU"
+    assert config.load(env).keep_alive_s == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("modle = 'x'", "modle"),
+        ("port = 'x'", "port"),
+        ("port = true", "port"),
+        ("device = 3", "device"),
+        ("model = ", "TOML"),
+    ],
+)
+def test_a_wrong_config_file_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UsageError, match=named):
+        config.load({"GARZONE_HOME": str(tmp_path)})
+
+
+def test_a_wrong_number_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="GARZONE_NUM_CTX"):
+        config.load({"GARZONE_HOME": str(tmp_path), "GARZONE_NUM_CTX": "many"})
+    with pytest.raises(UsageError, match="OLLAMA_HOST"):
+        config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_HOST": "x:notaport"})
