@@ -1,0 +1,126 @@
+"""`garzone serve`, and `ps` and `stop`, which talk to the server that is running."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import httpx2
+import rich
+import uvicorn
+from rich.table import Table
+
+from garzone import config
+from garzone.core.errors import BackendUnavailable, UnavailableError
+from garzone.wiring import build_server
+
+GRACE_S = 5  # how long answers in flight may take to end after the first Ctrl-C
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, or OLLAMA_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 11434]")
+@click.option("--device", help="tinygrad device: AMD, CUDA, METAL, CPU.  [default: the best one here]")
+@click.option("--model", help="Load this model at once instead of on the first request.")
+def serve(host: str | None, port: int | None, device: str | None, model: str | None) -> None:
+    """Run the API server: the Ollama and OpenAI protocols on one port."""
+    settings = config.load(host=host, port=port, device=device)
+    listener = _listen(settings.host, settings.port)
+    address, bound_port = listener.getsockname()[:2]
+    if not ipaddress.ip_address(address).is_loopback:
+        click.secho(
+            f"garzone: WARNING: listening on {address}: everyone who reaches this machine can use the models on it",
+            fg="red",
+            bold=True,
+            err=True,
+        )
+    shown = f"[{address}]" if ":" in address else address
+    click.echo(f"garzone: listening on http://{shown}:{bound_port}", err=True)
+    app = build_server(settings, preload=model)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+        )
+    )
+    with contextlib.closing(listener):
+        server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is an error before anything else is started."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {host}:{port}: {error.strerror}; is Ollama or another garzone running there? "
+            "Give another --port, or set OLLAMA_HOST"
+        ) from error
+    return listener
+
+
+@click.command()
+@json_option
+def ps(as_json: bool) -> None:
+    """Show the models in the running server's memory."""
+    models = _ask("GET", "/api/ps").get("models", [])
+    if as_json:
+        click.echo(json.dumps(models, indent=2))
+        return
+    table = Table("NAME", "ID", "SIZE", "CONTEXT", "UNTIL", box=None)
+    for model in models:
+        digest = str(model.get("digest", "")).removeprefix("sha256:")[:12]
+        table.add_row(
+            model["name"],
+            digest,
+            f"{model.get('size', 0) / 1e9:.1f} GB",
+            str(model.get("context_length", "")),
+            _until(str(model.get("expires_at", ""))),
+        )
+    rich.print(table)
+
+
+@click.command()
+@click.argument("reference")
+def stop(reference: str) -> None:
+    """Unload a model from the running server."""
+    _ask("POST", "/api/generate", {"model": reference, "keep_alive": 0, "stream": False})
+    click.echo(f"unloaded {reference}")
+
+
+def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One request to the server that should be running; its errors become ours."""
+    url = server_url(config.load())
+    try:
+        response = httpx2.request(method, url + path, json=body, timeout=30, trust_env=False)
+    except httpx2.TransportError as error:
+        raise BackendUnavailable(f"no server answers at {url}; start one with: garzone serve") from error
+    answer: Any = None
+    with contextlib.suppress(ValueError):
+        answer = response.json()
+    document: dict[str, Any] = dict(answer) if isinstance(answer, dict) else {}
+    if response.is_error:
+        raise UnavailableError(str(document.get("error") or f"{url}{path}: HTTP {response.status_code}"))
+    return document
+
+
+def server_url(settings: config.Settings) -> str:
+    """Where a server of these settings answers: one that listens on every address answers on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _until(expires_at: str) -> str:
+    try:
+        left = datetime.fromisoformat(expires_at) - datetime.now(UTC)
+    except ValueError:
+        return ""
+    return "for ever" if left.days > 365 else f"{max(0, round(left.total_seconds() / 60))} min"
