@@ -1,0 +1,189 @@
+/* Products of a quantised matrix with one token's activations, or with many.
+ *
+ * Compiled once for each weight type, with -DQUANT="quants/q4_k.h" naming the description of the type. Weights stay
+ * packed: for one token they are unpacked in registers on their way to the dot product, and for many once into the
+ * first-level cache, where all tokens use them. Sixteen rows go side by side through every instruction, so nothing is
+ * ever summed across a register.
+ */
+#include "activation.h"
+#include "finish.h"
+#include "linear.h"
+#include QUANT
+
+enum {
+  GROUPS = BLOCK_COLUMNS / GROUP,    /* of a block */
+  SUBS = GROUP / SUB_COLUMNS,        /* scales of a group */
+  SUB_QUADS = SUB_COLUMNS / QUAD,
+  PANEL_GROUPS = 8,                  /* 256 columns of 16 rows unpack into 4 KB */
+  TOKENS_PER_PASS = 256,             /* their sums take 16 KB */
+  PREFETCH_BYTES = 2560,             /* ahead in the stream of weights; measured, flat between 2 and 4 KB */
+  PARTS_PER_THREAD = 6,
+};
+
+INLINE i32x16 dot(i32x16 sum, u8x64 w, int32_t x) { return IS_SIGNED ? dot_signed(sum, w, x) : dot_unsigned(sum, w, x); }
+
+/* Sum of (q - ZERO) * x = sum of q * x, begun at -ZERO * (sum of x): exact, and free. */
+INLINE i32x16 start(int32_t sum_of_x) { return ZERO ? all_i32(-ZERO * sum_of_x) : (i32x16){0}; }
+
+INLINE int32_t sub_sum(const int32_t *half_sum, int stride, int sub) {
+  return SUBS == 1 ? half_sum[0] + half_sum[stride] : half_sum[sub * stride];
+}
+
+/* ---- one token ---- */
+
+INLINE f32x16 group_times_vector(const Rows *rows, int group, const Activation *x) {
+  f32x16 product = {0};
+  UNROLL for (int sub = 0; sub < SUBS; sub++) {
+    i32x16 even = start(sub_sum(x->half_sum[0], 1, sub)), odd = {0}; /* two chains hide the latency of the dot */
+    UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i += 2) {
+      even = dot(even, quad(rows, group, i), load_dword(x->q[i][0]));
+      odd = dot(odd, quad(rows, group, i + 1), load_dword(x->q[i + 1][0]));
+    }
+    product += float_of_i32(even + odd) * (scale(rows, group * SUBS + sub) * x->scale[0]);
+    if (HAS_MINIMUM) {
+      float sum = SUBS == 1 ? x->sum[0] : x->scale[0] * (float)x->half_sum[sub][0];
+      product += minimum(rows, group * SUBS + sub) * sum;
+    }
+  }
+  return product;
+}
+
+static f32x16 rows_times_vector(const Rows *rows, const Activation *x, long blocks) {
+  f32x16 sum = {0};
+  for (long b = 0; b < blocks; b++, rows++, x += GROUPS) {
+    UNROLL for (int line = 0; line < (int)sizeof(Rows); line += VECTOR_BYTES)
+      prefetch((const char *)rows + PREFETCH_BYTES + line);
+    UNROLL for (int group = 0; group < GROUPS; group++) sum += group_times_vector(rows, group, x + group);
+  }
+  return sum;
+}
+
+/* ---- many tokens ---- */
+
+typedef struct {
+  u8x64 q[PANEL_GROUPS][QUADS];
+  f32x16 scale[PANEL_GROUPS][SUBS], minimum[PANEL_GROUPS][SUBS];
+} Panel;
+
+static void unpack(Panel *to, const Rows *rows, int groups) {
+  for (int g = 0; g < groups; g++, rows += GROUPS == 1) {
+    int group = GROUPS == 1 ? 0 : g;
+    UNROLL for (int i = 0; i < QUADS; i++) to->q[g][i] = quad(rows, group, i);
+    UNROLL for (int sub = 0; sub < SUBS; sub++) {
+      to->scale[g][sub] = scale(rows, group * SUBS + sub);
+      if (HAS_MINIMUM) to->minimum[g][sub] = minimum(rows, group * SUBS + sub);
+    }
+  }
+}
+
+static void panel_times_tile(f32x16 sums[TOKENS_PER_TILE], const Panel *panel, const ActivationTile *x, int groups) {
+  f32x16 sum[TOKENS_PER_TILE];
+  UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sum[t] = sums[t];
+  for (int g = 0; g < groups; g++, x++)
+    UNROLL for (int sub = 0; sub < SUBS; sub++) {
+      i32x16 dots[TOKENS_PER_TILE];
+      UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++)
+        dots[t] = start(sub_sum(&x->half_sum[0][t], TOKENS_PER_TILE, sub));
+      UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i++) {
+        u8x64 w = panel->q[g][i];
+        UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
+      }
+      UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) {
+        sum[t] += float_of_i32(dots[t]) * (panel->scale[g][sub] * x->scale[t]);
+        if (HAS_MINIMUM)
+          sum[t] += panel->minimum[g][sub] * (SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t]);
+      }
+    }
+  UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sums[t] = sum[t];
+}
+
+/* Sixteen rows times up to TOKENS_PER_PASS tokens, beginning with a full tile. */
+static void rows_times_tiles(const Product *p, const Rows *rows, long first_row, long first_token, long tokens) {
+  f32x16 sums[TOKENS_PER_PASS];
+  Panel panel;
+  long groups = p->columns / GROUP, tiles = (tokens + TOKENS_PER_TILE - 1) / TOKENS_PER_TILE;
+  const ActivationTile *x = (const ActivationTile *)p->activation + first_token / TOKENS_PER_TILE * groups;
+  memset(sums, 0, sizeof(f32x16) * tiles * TOKENS_PER_TILE);
+  for (long g = 0; g < groups; g += PANEL_GROUPS) {
+    int width = (int)(groups - g < PANEL_GROUPS ? groups - g : PANEL_GROUPS);
+    unpack(&panel, rows + g / GROUPS, width);
+    for (long tile = 0; tile < tiles; tile++)
+      panel_times_tile(sums + tile * TOKENS_PER_TILE, &panel, x + tile * groups + g, width);
+  }
+  for (long t = 0; t < tokens; t++) finish_rows(p, first_token + t, first_row, sums[t]);
+}
+
+/* ---- what is exported ---- */
+
+static long row_groups(long rows) { return (rows + LANES - 1) / LANES; }
+
+long packed_bytes(long rows, long columns) { return row_groups(rows) * (columns / BLOCK_COLUMNS) * (long)sizeof(Rows); }
+
+typedef struct {
+  const Product *product;
+  unsigned parts;
+} MultiplyTask;
+
+static void multiply_part(void *arg, unsigned part) {
+  const MultiplyTask *task = arg;
+  const Product *p = task->product;
+  long groups = row_groups(p->rows), blocks = p->columns / BLOCK_COLUMNS;
+  long last = pool_first(groups, part + 1, task->parts);
+  for (long g = pool_first(groups, part, task->parts); g < last; g++) {
+    const Rows *rows = (const Rows *)p->weights + g * blocks;
+    if (p->tokens == 1) finish_rows(p, 0, g * LANES, rows_times_vector(rows, p->activation, blocks));
+    else
+      for (long t = 0; t < p->tokens; t += TOKENS_PER_PASS)
+        rows_times_tiles(p, rows, g * LANES, t, p->tokens - t < TOKENS_PER_PASS ? p->tokens - t : TOKENS_PER_PASS);
+  }
+}
+
+void multiply(Pool *pool, const Product *product) {
+  MultiplyTask task = {product, pool_parts(pool, row_groups(product->rows), PARTS_PER_THREAD)};
+  pool->run(pool, multiply_part, &task, task.parts);
+}
+
+typedef struct {
+  Rows *to;
+  const Native *const *rows;
+  long num_rows, blocks;
+  unsigned parts;
+} PackTask;
+
+static void pack_part(void *arg, unsigned part) {
+  const PackTask *task = arg;
+  long groups = row_groups(task->num_rows), last = pool_first(groups, part + 1, task->parts);
+  for (long g = pool_first(groups, part, task->parts); g < last; g++) {
+    Rows *to = task->to + g * task->blocks;
+    memset(to, 0, sizeof(Rows) * task->blocks);
+    for (int row = 0; row < LANES && g * LANES + row < task->num_rows; row++) {
+      const Native *from = task->rows[g * LANES + row];
+      for (long b = 0; b < task->blocks; b++) put_row(to + b, row, from + b);
+    }
+  }
+}
+
+/* `rows` points to each row as it lies in the file, so a matrix may be put together from several, in any order. */
+void pack(Pool *pool, void *to, const void *const *rows, long num_rows, long columns) {
+  PackTask task = {to, (const Native *const *)rows, num_rows, columns / BLOCK_COLUMNS,
+                   pool_parts(pool, row_groups(num_rows), PARTS_PER_THREAD)};
+  pool->run(pool, pack_part, &task, task.parts);
+}
+
+void unpack_row(float *to, const void *packed, long row, long columns) {
+  const Rows *rows = (const Rows *)packed + row / LANES * (columns / BLOCK_COLUMNS);
+  int lane = (int)(row % LANES);
+  for (long g = 0; g < columns / GROUP; g++, to += GROUP) {
+    const Rows *block = rows + g / GROUPS;
+    int group = (int)(g % GROUPS);
+    for (int i = 0; i < QUADS; i++) {
+      int sub = group * SUBS + i / SUB_QUADS;
+      u8x64 q = quad(block, group, i);
+      float d = scale(block, sub)[lane], m = HAS_MINIMUM ? minimum(block, sub)[lane] : 0;
+      for (int k = 0; k < QUAD; k++) {
+        uint8_t value = q[QUAD * lane + k];
+        to[QUAD * i + k] = d * (float)((IS_SIGNED ? (int8_t)(value - SIGNED_BIAS) : value - ZERO)) + m;
+      }
+    }
+  }
+}

@@ -1,0 +1,16 @@
+/* Q4_0: thirty-two columns share a factor; w = d * (q - 8). */
+enum { BLOCK_COLUMNS = 32, SUB_COLUMNS = 32, ZERO = 8, IS_SIGNED = 0, HAS_MINIMUM = 0 };
+
+typedef struct { half d; uint8_t q[16]; } Native;
+typedef struct { half d[LANES]; Plane4 q; } Rows;
+
+INLINE u8x64 quad(const Rows *r, int group, int i) { return plane4(&r[group].q, i); }
+INLINE f32x16 scale(const Rows *r, int sub) { return from_half(r[sub].d); }
+INLINE f32x16 minimum(const Rows *r, int sub) { return (void)r, (void)sub, all_f32(0); }
+
+static void put_row(Rows *r, int row, const Native *n) {
+  uint8_t q[GROUP];
+  split_nibbles(q, n->q);
+  put_plane4(&r->q, row, q);
+  r->d[row] = n->d;
+}
