@@ -6,7 +6,6 @@ what it has to say goes to a callback, and whether to stop it asks another.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +29,6 @@ class Listener:
     number: int
     emit: Callable[[Accepted | Progress | Piece], None]
     cancelled: Callable[[], bool]
-
-
-# Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
-# an expression never begins like that.
-_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define)\b)")
 
 
 class Slot:
@@ -161,11 +155,6 @@ class Slot:
 
     def _template(self, request: GenerateRequest) -> Template:
         if request.template:
-            if _GO_TEMPLATE.search(request.template):
-                raise InvalidRequest(
-                    "template: this looks like one of Ollama's Go templates; only Jinja is rendered. Leave it out to use "
-                    "the model's own, or send raw: true with a prompt that is already rendered"
-                )
             return self._model.compile_template(request.template)
         if self._model.template is None:
             raise InvalidRequest(

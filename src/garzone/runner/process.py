@@ -1,0 +1,359 @@
+"""The pool of runner processes: which models are in memory, who may use them next, and for how long they stay.
+
+Implements TextGenerator and LoadedModels for the embedded engine. Imports no tensors: they live in the processes, so
+that compiling never blocks the server and an engine that crashes is an error to one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from garzone.config import Settings
+from garzone.core.errors import BackendUnavailable, ModelNotFound, Overloaded
+from garzone.core.generation import (
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    LoadedModel,
+    ModelDetails,
+    ServedBy,
+    Usage,
+)
+from garzone.core.ports import ModelStore
+from garzone.runner.child import Answer, RunnerProcess
+from garzone.runner.model import Tokenizer
+from garzone.runner.protocol import Accepted, Load, Loaded, Piece
+from garzone.runner.support import check_supported, with_model_defaults
+
+BACKEND: Final = "tinygrad"
+DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
+MAX_TOKENIZERS: Final = 2  # kept for count_tokens; tens of megabytes each
+
+
+@dataclass(eq=False)
+class _Resident:
+    """A model in memory, or on its way there. `num_users` have it or wait for it; one at a time has the `turn`."""
+
+    details: ModelDetails
+    keep_alive_s: float
+    loading: asyncio.Task[tuple[RunnerProcess, Loaded]] | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_users: int = 0
+    in_memory: bool = False  # it holds one of the places: loading, loaded or being closed
+    last_used: float = field(default_factory=time.time)
+    expires_at: float | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def process(self) -> RunnerProcess | None:
+        """The process, once the model is loaded."""
+        task = self.loading
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()[0]
+
+    @property
+    def broken(self) -> bool:
+        """True when a new process is needed."""
+        return self.loading is not None and self.loading.done() and (self.process is None or not self.process.usable)
+
+
+class RunnerPool:
+    """One process per loaded model, started on first use, restarted when it died, ended when idle for long enough.
+
+    Requests for one model are answered in the order they came. At most `max_loaded` models are in memory; the least
+    recently used idle one makes room. At most `settings.max_queue` requests wait.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        settings: Settings,
+        *,
+        engine: str = DEFAULT_ENGINE,
+        max_loaded: int = 2,
+        stall_timeout_s: float = 180.0,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._engine = engine
+        self._max_loaded = max_loaded
+        self._stall_timeout_s = stall_timeout_s
+        self._residents: dict[str, _Resident] = {}  # by path of the weights: two names may share them
+        self._closing: set[_Resident] = set()
+        self._freed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._closed = False
+
+    # --- TextGenerator
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
+        """Stream the answer. The first Delta is empty: it says that the request was accepted and its prompt fits.
+
+        Raises:
+            ModelNotFound, InvalidRequest, ContextOverflow, Overloaded: before anything was generated.
+            GenerationFailed, RunnerCrashed: the engine broke off; the next request gets a new process.
+            ModelFileError, DeviceUnavailable: the model cannot be loaded.
+        """
+        details = await self._find(request.model)
+        check_supported(request, details)
+        if request.load_only and request.keep_alive_s == 0:
+            await self.unload(request.model)
+            yield Delta(finish_reason=FinishReason.STOP, usage=Usage())
+            return
+        started = time.perf_counter()
+        resident, process, loaded_now = await self._enter(details, request)
+        load_ms = (time.perf_counter() - started) * 1e3 if loaded_now else 0.0
+        if request.load_only:
+            self._release(resident)
+            yield Delta(finish_reason=FinishReason.STOP, usage=Usage(load_ms=load_ms))
+            return
+        answer: Answer | None = None
+        try:
+            answer = process.begin(with_model_defaults(request, details))
+            while True:
+                message = await answer.next()
+                if isinstance(message, Accepted):
+                    yield Delta()
+                elif isinstance(message, Piece):
+                    yield Delta(text=message.text)
+                else:
+                    break
+        finally:
+            if answer is None or answer.ended:
+                self._release(resident)
+            else:
+                self._spawn(self._cancel(answer, resident))
+        if message.text:
+            yield Delta(text=message.text)
+        yield Delta(finish_reason=message.finish_reason, usage=replace(message.usage, load_ms=load_ms))
+
+    async def count_tokens(self, model: str, text: str) -> int:
+        """Number of tokens of `text`. Does not wait for the model, nor load it."""
+        details = await self._find(model)
+        tokenizer = self._tokenizers.get(details.path)
+        if tokenizer is None:
+            tokenizer = await asyncio.to_thread(_load_tokenizer, details.path)
+            while len(self._tokenizers) >= MAX_TOKENIZERS:
+                del self._tokenizers[next(iter(self._tokenizers))]
+            self._tokenizers[details.path] = tokenizer
+        return len(await asyncio.to_thread(tokenizer.encode, text, add_special=False))
+
+    async def details(self, model: str) -> ModelDetails:
+        """What the store knows; `context_tokens` is what a request may use here."""
+        details = await self._find(model)
+        return replace(details, context_tokens=self._num_ctx(details))
+
+    async def served_by(self, model: str) -> ServedBy:
+        """This engine, and the device the model is on (or would be asked to go to)."""
+        details = await self._find(model)
+        resident = self._residents.get(details.path)
+        device = self._settings.device
+        if resident is not None and resident.process is not None and resident.loading is not None:
+            device = resident.loading.result()[1].device
+        return ServedBy(model=details.name, digest=details.digest, backend=BACKEND, device=device)
+
+    async def aclose(self) -> None:
+        """End all processes; answers under way break off."""
+        self._closed = True
+        for resident in list(self._residents.values()):
+            self._retire(resident)
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    # --- LoadedModels
+
+    def loaded(self) -> Sequence[LoadedModel]:
+        """Models in memory now, most recently used first."""
+        models: list[LoadedModel] = []
+        for resident in sorted(self._residents.values(), key=lambda one: -one.last_used):
+            if resident.process is None or resident.broken or resident.loading is None:
+                continue
+            _, loaded = resident.loading.result()
+            expires_at = resident.expires_at
+            if resident.num_users and resident.keep_alive_s >= 0:
+                expires_at = time.time() + resident.keep_alive_s
+            models.append(
+                LoadedModel(resident.details, loaded.context_tokens, loaded.device, loaded.memory_bytes, expires_at)
+            )
+        return models
+
+    async def unload(self, model: str) -> bool:
+        """Take a model out of memory: at once when idle, else when those who wait for it have their answers."""
+        details = await self._find(model)
+        resident = self._residents.get(details.path)
+        if resident is None:
+            return False
+        if resident.num_users:
+            resident.keep_alive_s = 0
+        else:
+            await asyncio.shield(self._retire(resident))
+        return True
+
+    # --- who is in memory
+
+    async def _find(self, model: str) -> ModelDetails:
+        if self._closed:
+            raise BackendUnavailable("garzone is shutting down")
+        details = await asyncio.to_thread(self._store.find, model)
+        if not details.path:
+            raise ModelNotFound(model, "its weights are not on this machine")
+        return details
+
+    def _num_ctx(self, details: ModelDetails) -> int:
+        """The context to load with: the smallest of the setting, what the model was trained for, and what it says."""
+        limits = [self._settings.num_ctx]
+        if details.context_tokens:
+            limits.append(details.context_tokens)
+        limits += [int(value) for value in details.parameters.get("num_ctx", ()) if value.isdigit() and int(value) > 0]
+        return min(limits)
+
+    async def _enter(self, details: ModelDetails, request: GenerateRequest) -> tuple[_Resident, RunnerProcess, bool]:
+        """Wait for the model and for this request's turn; whether the model had to be loaded for it."""
+        residents = [*self._residents.values(), *self._closing]
+        num_waiting = sum(one.num_users - one.turn.locked() for one in residents)
+        if num_waiting >= self._settings.max_queue:
+            raise Overloaded(f"{num_waiting} requests are waiting already; try again later (max_queue in config.toml)")
+        keep_alive_s = self._settings.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s
+        loaded_now = False
+        while True:
+            resident = self._residents.get(details.path)
+            if resident is not None and resident.broken:
+                self._retire(resident)
+                resident = None
+            if resident is None:
+                resident = self._residents[details.path] = _Resident(details, keep_alive_s)
+                resident.loading = asyncio.create_task(self._load(resident), name=f"load {details.name}")
+                resident.loading.add_done_callback(_mark_retrieved)
+            resident.num_users += 1
+            if resident.timer is not None:
+                resident.timer.cancel()
+            assert resident.loading is not None
+            loaded_now = loaded_now or not resident.loading.done()
+            try:
+                process = await _loaded_process(resident)
+                await resident.turn.acquire()
+            except BaseException:
+                self._leave(resident)
+                raise
+            if process.usable:
+                resident.details, resident.keep_alive_s = details, keep_alive_s
+                return resident, process, loaded_now
+            self._release(resident)  # it died under the one before: a new one, and no harm done
+
+    def _release(self, resident: _Resident) -> None:
+        """Give the turn to the next."""
+        resident.turn.release()
+        self._leave(resident)
+
+    def _leave(self, resident: _Resident) -> None:
+        """One user less; the last one out sets the clock."""
+        resident.num_users -= 1
+        resident.last_used = time.time()
+        if not resident.num_users:
+            self._freed.set()
+            self._start_clock(resident)
+
+    def _start_clock(self, resident: _Resident) -> None:
+        if self._residents.get(resident.details.path) is not resident:
+            return  # retired already
+        if resident.timer is not None:
+            resident.timer.cancel()
+        if resident.broken or resident.keep_alive_s == 0:
+            self._retire(resident)
+        elif resident.keep_alive_s > 0:
+            resident.expires_at = time.time() + resident.keep_alive_s
+            loop = asyncio.get_running_loop()
+            resident.timer = loop.call_later(resident.keep_alive_s, self._retire, resident)
+        else:
+            resident.expires_at = None
+
+    def _retire(self, resident: _Resident) -> asyncio.Task[None]:
+        """Out of the pool now, out of memory as soon as its process has ended."""
+        if self._residents.get(resident.details.path) is resident:
+            del self._residents[resident.details.path]
+        if resident.timer is not None:
+            resident.timer.cancel()
+        self._closing.add(resident)
+        return self._spawn(self._close(resident))
+
+    async def _close(self, resident: _Resident) -> None:
+        assert resident.loading is not None
+        if not resident.loading.done():
+            resident.loading.cancel()
+        await asyncio.wait([resident.loading])
+        if resident.process is not None:
+            await resident.process.close()
+        resident.in_memory = False
+        self._closing.discard(resident)
+        self._freed.set()
+
+    async def _load(self, resident: _Resident) -> tuple[RunnerProcess, Loaded]:
+        """Bring a model into memory once there is room. Whoever waits for it may leave; it is loaded all the same."""
+        while not self._has_room():
+            self._freed.clear()
+            await self._freed.wait()
+        resident.in_memory = True
+        details = resident.details
+        process = await RunnerProcess.start(self._engine, stall_timeout_s=self._stall_timeout_s)
+        try:
+            load = Load(details.path, self._num_ctx(details), self._settings.device)
+            loaded = await process.load(load, self._settings.load_timeout_s)
+        except BaseException:
+            process.kill()
+            await process.close()
+            resident.in_memory = False
+            if self._residents.get(details.path) is resident:
+                del self._residents[details.path]
+            self._freed.set()
+            raise
+        if not resident.num_users:
+            asyncio.get_running_loop().call_soon(self._start_clock, resident)
+        return process, loaded
+
+    def _has_room(self) -> bool:
+        """Whether one more model may be in memory; if not, an idle one is asked to leave."""
+        residents = [*self._residents.values(), *self._closing]
+        if sum(one.in_memory for one in residents) < self._max_loaded:
+            return True
+        idle = [one for one in self._residents.values() if one.in_memory and one.process and not one.num_users]
+        if idle and not self._closing:
+            self._retire(min(idle, key=lambda one: one.last_used))
+        return False
+
+    async def _cancel(self, answer: Answer, resident: _Resident) -> None:
+        await answer.cancel()
+        self._release(resident)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _loaded_process(resident: _Resident) -> RunnerProcess:
+    assert resident.loading is not None
+    await asyncio.wait([resident.loading])  # whoever stops waiting does not stop the loading
+    if resident.loading.cancelled():
+        raise BackendUnavailable(f"model '{resident.details.name}' was taken out of memory while it was loading")
+    return resident.loading.result()[0]
+
+
+def _mark_retrieved(task: asyncio.Task[Any]) -> None:
+    """A load whose waiters all left may fail without anybody to tell."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _load_tokenizer(path: str) -> Tokenizer:
+    from garzone.engine.gguf import read_metadata  # noqa: PLC0415  only who counts pays for the import
+    from garzone.text.tokenizer import Tokenizer as TextTokenizer  # noqa: PLC0415
+
+    return TextTokenizer.from_gguf(read_metadata(Path(path)))

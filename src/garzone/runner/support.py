@@ -1,0 +1,67 @@
+"""What the embedded engine can be asked for: whether a request fits a model, and what the model adds to it.
+
+Pure. What it cannot do yet is said, never silently left out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from garzone.core.chat import ImagePart, Message, Role
+from garzone.core.errors import InvalidRequest
+from garzone.core.generation import GenerateRequest, ModelDetails
+
+# Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
+# an expression never begins like that.
+_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define)\b)")
+
+
+def is_go_template(source: str) -> bool:
+    """True for a template in the language Ollama's own are written in, which is not rendered here."""
+    return _GO_TEMPLATE.search(source) is not None
+
+
+def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
+    """Raise InvalidRequest when this engine with this model cannot do what is asked."""
+    name = details.name
+    if any(isinstance(part, ImagePart) for message in request.messages for part in message.content):
+        raise InvalidRequest(f"model '{name}' does not support images")
+    if request.tools:
+        if "tools" not in details.capabilities:
+            raise InvalidRequest(f"model '{name}' does not support tools")
+        raise InvalidRequest("tools: calling tools is not supported by the embedded engine yet; leave `tools` out")
+    if request.think:
+        if "thinking" not in details.capabilities:
+            raise InvalidRequest(f"model '{name}' does not support thinking")
+        raise InvalidRequest("think: thinking apart is not supported by the embedded engine yet; send false")
+    if request.suffix:
+        if "insert" not in details.capabilities:
+            raise InvalidRequest(f"model '{name}' does not support insert")
+        raise InvalidRequest(
+            "suffix: filling in is not supported by the embedded engine yet; "
+            "send raw: true with the model's own FIM tokens"
+        )
+    if request.output_schema is not None:
+        raise InvalidRequest(
+            "format: structured output is not supported by the embedded engine yet; "
+            "leave it out and ask for JSON in words"
+        )
+    if request.template and is_go_template(request.template):
+        raise InvalidRequest(
+            "template: this looks like one of Ollama's Go templates, and only Jinja is rendered here; "
+            "leave it out to use the model's own, or send raw: true with a prompt that is already rendered"
+        )
+
+
+def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> GenerateRequest:
+    """The request with the model's own system prompt, and its template where the weights file has none."""
+    if details.system and not request.raw:
+        if request.prompt is not None and request.system is None:
+            request = replace(request, system=details.system)
+        elif request.messages and request.messages[0].role is not Role.SYSTEM:
+            request = replace(request, messages=(Message.of(Role.SYSTEM, details.system), *request.messages))
+    in_file = "tokenizer.chat_template" in details.model_info
+    if not request.template and not in_file and details.template and not is_go_template(details.template):
+        request = replace(request, template=details.template)
+    return request
