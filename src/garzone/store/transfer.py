@@ -1,0 +1,206 @@
+"""Fetches bytes over HTTP: small documents whole, large files resumably, with retries and back-off.
+
+Does not know what is fetched, and believes nothing about it: digests are checked by whoever asked.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+
+from garzone import __version__
+from garzone.core.errors import DownloadFailed
+from garzone.store.blobs import Partial
+
+USER_AGENT: Final = f"garzone/{__version__}"
+MAX_ATTEMPTS: Final = 6  # in a row without a byte arriving; Ollama's number
+MAX_BACKOFF_S: Final = 30.0
+_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0, read=60.0)
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_READ_BYTES: Final = 256 << 10
+
+BytesProgress = Callable[[int, int], None]
+"""Called as (bytes done, bytes in all; 0 when unknown). What it raises ends the transfer; what arrived is kept."""
+
+
+class Transfer:
+    """An HTTP client for models. Close it, or use it as a context manager."""
+
+    def __init__(self, *, backoff_s: float = 0.5, auth: httpx2.Auth | None = None) -> None:
+        self._client = httpx2.Client(
+            timeout=_TIMEOUT,
+            follow_redirects=True,
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            auth=auth,
+        )
+        self._backoff_s = backoff_s
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def get(self, url: str, *, accept: str, limit: int) -> tuple[bytes, str, str]:
+        """A small document: its bytes, content type and the URL it came from in the end.
+
+        Raises:
+            DownloadFailed: it could not be had, or has more than `limit` bytes. `status` says what the server said.
+        """
+        failures = 0
+        while True:
+            try:
+                with self._open(url, {"Accept": accept}) as response:
+                    _check_status(response, url)
+                    body = bytearray()
+                    for chunk in response.iter_bytes(_READ_BYTES):
+                        body += chunk
+                        if len(body) > limit:
+                            raise HTTPFailed(f"{shown(url)}: more than {limit} bytes, too long for what it should be")
+                    return bytes(body), response.headers.get("content-type", ""), str(response.url)
+            except (httpx2.TransportError, _TryAgain) as error:
+                failures += 1
+                self._wait(url, failures, error)
+
+    def download(
+        self, url: str, partial: Partial, *, size: int = 0, progress: BytesProgress | None = None, fresh: bool = False
+    ) -> None:
+        """Complete a partial file, going on where it ends.
+
+        Args:
+            url: where from.
+            partial: what is there is kept and continued.
+            size: bytes in all, 0 if not known beforehand; more than these are refused.
+            progress: see BytesProgress.
+            fresh: begin again instead.
+
+        Raises:
+            DownloadFailed: it could not be had; what arrived is in the partial file.
+        """
+        report = progress or _no_report
+        if fresh:
+            partial.restart()
+        else:
+            partial.reuse(lambda done: report(done, size))
+        if size and partial.size > size:
+            partial.restart()
+        failures = 0
+        while not size or partial.size < size:
+            before = partial.size
+            try:
+                self._continue(url, partial, size, report)
+            except (httpx2.TransportError, _TryAgain) as error:
+                failures = 1 if partial.size > before else failures + 1
+                self._wait(url, failures, error)
+            else:
+                if not size:
+                    return
+
+    def _continue(self, url: str, partial: Partial, size: int, report: BytesProgress) -> None:
+        headers = {"Range": f"bytes={partial.size}-"} if partial.size else {}
+        with self._open(url, headers) as response:
+            if response.status_code == 416:
+                if not size and response.headers.get("content-range", "") == f"bytes */{partial.size}":
+                    return  # nothing is missing
+                partial.restart()
+                raise _TryAgain("the server has fewer bytes than had arrived before; starting over")
+            _check_status(response, url)
+            total = size
+            if response.status_code == 206:
+                match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+                if match is None or int(match[1]) != partial.size:
+                    partial.restart()
+                    raise _TryAgain("the server answered with another range than asked for; starting over")
+                total = total or (0 if match[3] == "*" else int(match[3]))
+            elif partial.size:
+                partial.restart()  # it does not know ranges
+            total = total or partial.size + int(response.headers.get("content-length", 0))
+            for chunk in response.iter_raw(_READ_BYTES):
+                if size and partial.size + len(chunk) > size:
+                    partial.discard()
+                    raise HTTPFailed(f"{shown(url)}: sends more than the {size} bytes it should have")
+                partial.write(chunk)
+                report(partial.size, total)
+        if size and partial.size < size:
+            raise _TryAgain(f"the connection ended after {partial.size} of {size} bytes")
+
+    @contextmanager
+    def _open(self, url: str, headers: Mapping[str, str]) -> Generator[httpx2.Response]:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise HTTPFailed(f"{shown(url)}: only http and https can be fetched from")
+        try:
+            with self._client.stream("GET", url, headers=dict(headers)) as response:
+                yield response
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+            raise HTTPFailed(f"{shown(url)}: {error}") from error
+
+    def _wait(self, url: str, failures: int, error: Exception) -> None:
+        if failures >= MAX_ATTEMPTS:
+            status = error.status if isinstance(error, _TryAgain) else 0
+            raise HTTPFailed(
+                f"{shown(url)}: {_reason(error)}; given up after {failures} attempts. "
+                "What arrived is kept: run the same command again to go on",
+                status,
+            ) from error
+        asked = error.retry_after_s if isinstance(error, _TryAgain) else 0.0
+        time.sleep(min(MAX_BACKOFF_S, max(asked, self._backoff_s * 2 ** (failures - 1))))
+
+
+class HTTPFailed(DownloadFailed):
+    """A DownloadFailed that knows the HTTP status, 0 where there was none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _TryAgain(Exception):
+    """The server answered with something that may pass."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0, status: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.status = status
+
+
+def _no_report(done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def shown(url: str) -> str:
+    """A URL fit for a message: no password, no signed query."""
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+    except ValueError:
+        return "the given URL"
+
+
+def _check_status(response: httpx2.Response, url: str) -> None:
+    status = response.status_code
+    if status in (200, 206):
+        return
+    if status in _RETRIED:
+        after = response.headers.get("retry-after", "")
+        raise _TryAgain(f"HTTP {status}", float(after) if after.isdigit() else 0.0, status)
+    what = {401: "it wants credentials", 403: "access is refused", 404: "there is no such file"}.get(status, "")
+    raise HTTPFailed(f"{shown(url)}: HTTP {status}" + (f", {what}" if what else ""), status)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return f"cannot connect ({error})"
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
+    return str(error) or type(error).__name__
