@@ -1,0 +1,1 @@
+"""Tensors: GGUF files in, logits out."""

@@ -1,0 +1,1 @@
+"""Block formats and device code. Only this room and `engine` touch tinygrad."""

@@ -1,0 +1,129 @@
+"""GGML block formats as data: every tensor type a GGUF file may name, with elements and bytes per block.
+
+Does not know what the bytes inside a block mean: that is `reference.py`'s business.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+
+class GGMLType(IntEnum):
+    """Tensor types by their number in the file.
+
+    Source: `enum ggml_type` in https://github.com/ggml-org/ggml/blob/master/include/ggml.h.
+    """
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
+    Q8_0 = 8
+    Q8_1 = 9
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    Q8_K = 15
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    I8 = 24
+    I16 = 25
+    I32 = 26
+    I64 = 27
+    F64 = 28
+    IQ1_M = 29
+    BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
+    MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
+
+
+class Block(NamedTuple):
+    """How many elements share a block, and how many bytes the block takes."""
+
+    elements: int
+    bytes: int
+
+
+# Sizes follow the block structs of ggml-common.h: super-blocks hold 256 elements, "legacy" blocks 32.
+BLOCK: Final = MappingProxyType(
+    {
+        GGMLType.F32: Block(1, 4),
+        GGMLType.F16: Block(1, 2),
+        GGMLType.BF16: Block(1, 2),
+        GGMLType.F64: Block(1, 8),
+        GGMLType.I8: Block(1, 1),
+        GGMLType.I16: Block(1, 2),
+        GGMLType.I32: Block(1, 4),
+        GGMLType.I64: Block(1, 8),
+        GGMLType.Q4_0: Block(32, 18),
+        GGMLType.Q4_1: Block(32, 20),
+        GGMLType.Q5_0: Block(32, 22),
+        GGMLType.Q5_1: Block(32, 24),
+        GGMLType.Q8_0: Block(32, 34),
+        # Two f16 and 32 int8. The gguf package still says 40, from when both factors were f32; the type is used for
+        # activations only and never stored.
+        GGMLType.Q8_1: Block(32, 36),
+        GGMLType.Q2_K: Block(256, 84),
+        GGMLType.Q3_K: Block(256, 110),
+        GGMLType.Q4_K: Block(256, 144),
+        GGMLType.Q5_K: Block(256, 176),
+        GGMLType.Q6_K: Block(256, 210),
+        GGMLType.Q8_K: Block(256, 292),
+        GGMLType.IQ1_S: Block(256, 50),
+        GGMLType.IQ1_M: Block(256, 56),
+        GGMLType.IQ2_XXS: Block(256, 66),
+        GGMLType.IQ2_XS: Block(256, 74),
+        GGMLType.IQ2_S: Block(256, 82),
+        GGMLType.IQ3_XXS: Block(256, 98),
+        GGMLType.IQ3_S: Block(256, 110),
+        GGMLType.IQ4_NL: Block(32, 18),
+        GGMLType.IQ4_XS: Block(256, 136),
+        GGMLType.TQ1_0: Block(256, 54),
+        GGMLType.TQ2_0: Block(256, 66),
+        GGMLType.MXFP4: Block(32, 17),
+        GGMLType.NVFP4: Block(64, 36),
+        GGMLType.Q1_0: Block(128, 18),
+    }
+)
+
+# Numbers ggml once gave out and took back: files that use them were written by, and for, old builds.
+REMOVED_TYPES: Final = MappingProxyType(
+    {
+        4: "Q4_2",
+        5: "Q4_3",
+        31: "Q4_0_4_4",
+        32: "Q4_0_4_8",
+        33: "Q4_0_8_8",
+        36: "IQ4_NL_4_4",
+        37: "IQ4_NL_4_8",
+        38: "IQ4_NL_8_8",
+    }
+)
+
+
+def packed_bytes(ggml_type: GGMLType, num_elements: int) -> int:
+    """Bytes that `num_elements` of that type take when packed; `num_elements` must fill whole blocks.
+
+    Raises:
+        ValueError: the last block would not be full.
+    """
+    block = BLOCK[ggml_type]
+    blocks, rest = divmod(num_elements, block.elements)
+    if rest:
+        raise ValueError(f"{num_elements} elements do not fill blocks of {block.elements} ({ggml_type.name})")
+    return blocks * block.bytes
