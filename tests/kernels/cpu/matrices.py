@@ -7,7 +7,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, quants
 
 from garzone.kernels.cpu.instruction_sets import InstructionSet
-from garzone.kernels.cpu.library import ActivationLibrary, MatrixLibrary, Product, Quantise, Threads
+from garzone.kernels.cpu.library import MatrixLibrary, Normalise, OperationLibrary, Product, Threads, address_of
 from garzone.kernels.layouts import BLOCK, GGMLType
 
 # where the half-precision factors of a block lie
@@ -77,35 +77,36 @@ def pack(library: MatrixLibrary, matrix: np.ndarray, columns: int, threads: Thre
     pointers = matrix.ctypes.data + np.arange(len(matrix), dtype=np.uint64) * matrix.strides[0]
     num_bytes = library.packed_bytes(len(matrix), columns)
     memory = aligned(num_bytes)
-    library.pack(threads.address, memory.ctypes.data, pointers.ctypes.data, len(matrix), columns)
+    damaged = library.pack(threads.address, memory.ctypes.data, pointers.ctypes.data, len(matrix), columns)
+    assert damaged == 0
     assert not memory[num_bytes:].any(), "pack wrote past its end"
     return Packed(library, memory, len(matrix), columns)
 
 
 def quantise(
-    library: ActivationLibrary,
+    library: OperationLibrary,
     x: np.ndarray,
     threads: Threads,
     norm: np.ndarray | None = None,
     epsilon: float = 0.0,
 ) -> np.ndarray:
     tokens, columns = x.shape
-    num_bytes = library.num_bytes(tokens, columns)
+    num_bytes = library.activation_bytes(tokens, columns)
     memory = aligned(num_bytes)
     norm_at = 0 if norm is None else norm.ctypes.data
-    call = Quantise(x.ctypes.data, norm_at, epsilon, tokens, columns, memory.ctypes.data)
-    library.quantise(threads.address, ctypes.byref(call))
+    call = Normalise(x.ctypes.data, norm_at, epsilon, tokens, columns, columns)
+    library.quantise(threads.address, ctypes.byref(call), memory.ctypes.data)
     assert not memory[num_bytes:].any(), "quantise wrote past its end"
     return memory
 
 
-def read_activation(library: ActivationLibrary, memory: np.ndarray, tokens: int, columns: int) -> np.ndarray:
+def read_activation(library: OperationLibrary, memory: np.ndarray, tokens: int, columns: int) -> np.ndarray:
     """The values that quantised activations stand for, float64 [tokens, columns]; checks the sums beside them."""
-    tile = 1 if tokens == 1 else library.num_bytes(2, 32) // 48
+    tile = 1 if tokens == 1 else library.activation_bytes(2, 32) // 48
     layout = np.dtype(
         [("q", np.int8, (8, tile, 4)), ("scale", "f4", tile), ("sum", "f4", tile), ("half", "i4", (2, tile))]
     )
-    blocks = memory[: library.num_bytes(tokens, columns)].view(layout).reshape(-1, columns // 32)
+    blocks = memory[: library.activation_bytes(tokens, columns)].view(layout).reshape(-1, columns // 32)
     q = blocks["q"].transpose(0, 3, 1, 2, 4).reshape(-1, columns // 32, 32)  # [token, block, column]
     scale = blocks["scale"].transpose(0, 2, 1).reshape(-1, columns // 32)
     halves = q.reshape(-1, columns // 32, 2, 16).astype(np.int64).sum(-1)
@@ -126,10 +127,10 @@ def multiply(
     tokens = len(x)
     used = x.astype(np.float64)
     memory = x
-    if packed.library.quantised_activation:
-        activations = ActivationLibrary(packed.library.instruction_set)
-        memory = quantise(activations, x, threads)
-        used = read_activation(activations, memory, tokens, packed.columns)
+    operations = OperationLibrary(packed.library.instruction_set)
+    if not packed.library.is_float:
+        memory = quantise(operations, x, threads)
+        used = read_activation(operations, memory, tokens, packed.columns)
     stride = packed.rows + 3
     out = np.full((tokens, stride), np.nan, np.float32)
     if residual is not None:
@@ -145,7 +146,8 @@ def multiply(
         tokens=tokens,
         out_stride=stride,
     )
-    packed.library.multiply(threads.address, ctypes.byref(call))
+    function = ctypes.c_void_p(address_of(packed.library.multiply_groups))
+    operations.multiply_together(threads.address, ctypes.byref(call), ctypes.byref(function), 1)
     assert np.isnan(out[:, packed.rows :]).all(), "multiply wrote past its rows"
     return out[:, : packed.rows], used
 

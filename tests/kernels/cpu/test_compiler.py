@@ -13,7 +13,7 @@ from garzone.kernels.cpu.instruction_sets import AVX2, AVX512, NEON, PORTABLE, s
 def _unit(tmp_path: Path, text: str) -> Unit:
     path = tmp_path / "answer.c"
     path.write_text(text)
-    return Unit("answer", str(path))
+    return Unit("answer", (str(path),))
 
 
 def test_a_library_is_compiled_once_and_then_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

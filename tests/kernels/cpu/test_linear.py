@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from garzone.kernels.cpu.instruction_sets import InstructionSet, supported
-from garzone.kernels.cpu.library import MATRIX_TYPES, ActivationLibrary, MatrixLibrary, Threads
+from garzone.kernels.cpu.library import MATRIX_TYPES, MatrixLibrary, OperationLibrary, Threads
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.cpu.matrices import (
     dequantised,
@@ -115,7 +115,7 @@ def test_activations_are_rounded_to_the_nearest_of_255_steps(
     rng = np.random.default_rng(tokens)
     x = rng.standard_normal((tokens, columns), dtype=np.float32)
     x[0, :32] = 0  # a block of zeros must not divide by zero
-    library = ActivationLibrary(instruction_set)
+    library = OperationLibrary(instruction_set)
     values = read_activation(library, quantise(library, x, threads), tokens, columns)
     blocks = np.abs(x.reshape(tokens, -1, 32))
     step = np.repeat(blocks.max(-1) / 127, 32, axis=-1)
@@ -132,7 +132,7 @@ def test_normalised_activations_follow_the_rms_of_their_token(
     rng = np.random.default_rng(tokens)
     x = rng.standard_normal((tokens, columns), dtype=np.float32) * 3
     norm = rng.uniform(0.5, 2, columns).astype(np.float32)
-    library = ActivationLibrary(instruction_set)
+    library = OperationLibrary(instruction_set)
     values = read_activation(library, quantise(library, x, threads, norm, epsilon), tokens, columns)
     wide = x.astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + epsilon) * norm

@@ -13,7 +13,7 @@ from garzone.kernels.cpu import compiler
 from garzone.kernels.cpu.instruction_sets import PORTABLE
 from garzone.kernels.cpu.library import Threads
 
-STRESS = compiler.Unit("pool_stress", str(Path(__file__).parent / "pool_stress.c"))
+STRESS = compiler.Unit("pool_stress", (str(Path(__file__).parent / "pool_stress.c"),))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_the_thread_sanitiser_finds_no_race_in_the_pool(tmp_path: Path) -> None:
         """
     )
     program = tmp_path / "program"
-    sources = [str(main), str(compiler.SOURCES / "pool.c"), STRESS.source]
+    sources = [str(main), str(compiler.SOURCES / "pool.c"), *STRESS.sources]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", "-I", str(compiler.SOURCES), "-lpthread"]
     subprocess.run([gcc, *sources, *flags, "-o", str(program)], check=True)
     run = subprocess.run([str(program)], capture_output=True, text=True, timeout=250, check=False)

@@ -39,10 +39,10 @@ class Compiler:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One library to compile: a source file of `csrc`, and what it is compiled with."""
+    """One library to compile: source files of `csrc` (or anywhere), and what they are compiled with."""
 
     name: str
-    source: str
+    sources: tuple[str, ...]
     defines: tuple[str, ...] = ()
 
 
@@ -69,10 +69,10 @@ def _sources_digest() -> bytes:
 def command(compiler: Compiler, unit: Unit, instruction_set: InstructionSet, *, extra: Sequence[str] = ()) -> list[str]:
     """The compiler's command line, but for `-o` and the output's name."""
     defines = [f"-D{define}" for define in (instruction_set.define, *unit.defines)]
-    source = Path(unit.source) if Path(unit.source).is_absolute() else SOURCES / unit.source
+    sources = [str(SOURCES / source) for source in unit.sources]  # an absolute path stays what it is
     kind = "-dynamiclib" if sys.platform == "darwin" else "-shared"
     flags = [*FLAGS, *instruction_set.flags, *defines, *extra]
-    return [compiler.path, *flags, kind, "-I", str(SOURCES), str(source), "-lpthread"]
+    return [compiler.path, *flags, kind, "-I", str(SOURCES), *sources, "-lpthread"]
 
 
 def compile_library(unit: Unit, instruction_set: InstructionSet, *, cache_dir: Path | None = None) -> Path:
@@ -100,7 +100,7 @@ def compile_library(unit: Unit, instruction_set: InstructionSet, *, cache_dir: P
         complaints.append(f"{compiler.path}: {complaint}")
     if not complaints:
         raise DeviceUnavailable(f"no C compiler on PATH (tried {', '.join(KNOWN_COMPILERS)}); install clang")
-    raise DeviceUnavailable(f"{unit.source} for {instruction_set.name} does not compile: " + "\n".join(complaints))
+    raise DeviceUnavailable(f"{unit.name} for {instruction_set.name} does not compile: " + "\n".join(complaints))
 
 
 def _compile(line: Sequence[str], library: Path) -> str:

@@ -1,12 +1,13 @@
-"""The compiled C, as Python sees it: the thread pool, and one matrix library for each weight type.
+"""The compiled C, as Python sees it: thread pool, matrix libraries (one for each weight type), operations.
 
-Knows pointers and structs; tensors and tinygrad are `provider.py`'s business.
+Knows pointers and structs; tensors and tinygrad are `offers.py`'s business.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import ClassVar
 
 from garzone.core.errors import DeviceUnavailable
 from garzone.kernels.cpu.compiler import Unit, compile_library
-from garzone.kernels.cpu.instruction_sets import InstructionSet, supported
+from garzone.kernels.cpu.instruction_sets import PORTABLE, InstructionSet, supported
 from garzone.kernels.layouts import GGMLType
 
-POOL = Unit("pool", "pool.c")
-ACTIVATION = Unit("activation", "activation.c")
+POOL = Unit("pool", ("pool.c",))
+OPERATIONS = Unit("operations", ("operations.c", "attention.c", "activation.c", "products.c"))
 QUANTISED = frozenset(
     {
         GGMLType.Q4_0,
@@ -39,50 +40,98 @@ QUANTISED = frozenset(
 FLOATS = frozenset({GGMLType.F32, GGMLType.F16, GGMLType.BF16})
 MATRIX_TYPES = QUANTISED | FLOATS
 
+MOST_MATRICES = 3  # operations.h
+MOST_HEAD_SIZE = 256  # attention.h
+
+_pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+
+
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
 
 class Pool(ctypes.Structure):
     """The public part of `struct Pool` (csrc/pool.h)."""
 
-    _fields_: ClassVar = [("run", ctypes.c_void_p), ("threads", ctypes.c_uint)]
+    _fields_: ClassVar = [("run", _pointer), ("threads", ctypes.c_uint)]
 
 
 class Product(ctypes.Structure):
-    """`struct Product` (csrc/linear.h)."""
+    """`Product` (csrc/linear.h)."""
 
     _fields_: ClassVar = [
-        ("weights", ctypes.c_void_p),
-        ("activation", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p),
-        ("rows", ctypes.c_long),
-        ("columns", ctypes.c_long),
-        ("tokens", ctypes.c_long),
-        ("out_stride", ctypes.c_long),
-        ("finish", ctypes.c_void_p),
-        ("finish_arg", ctypes.c_void_p),
+        *_fields(_pointer, "weights activation out bias residual"),
+        *_fields(_long, "rows columns tokens out_stride"),
     ]
 
 
-class Quantise(ctypes.Structure):
-    """`Quantise` (csrc/activation.c)."""
+class Normalise(ctypes.Structure):
+    """`Normalise` (csrc/activation.h)."""
 
     _fields_: ClassVar = [
-        ("x", ctypes.c_void_p),
-        ("norm", ctypes.c_void_p),
-        ("epsilon", ctypes.c_float),
-        ("tokens", ctypes.c_long),
-        ("columns", ctypes.c_long),
-        ("to", ctypes.c_void_p),
+        *_fields(_pointer, "x norm"),
+        ("epsilon", _float),
+        *_fields(_long, "tokens columns stride"),
     ]
+
+
+class Workspace(ctypes.Structure):
+    """`Workspace` (csrc/operations.h)."""
+
+    _fields_: ClassVar = _fields(_pointer, "pool quantised normalised wide queries slots positions scratch")
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` (csrc/operations.h)."""
+
+    _fields_: ClassVar = [
+        *_fields(_pointer, "multiply unpack_row weights bias"),
+        *_fields(_long, "rows columns is_float"),
+    ]
+
+
+class Embed(ctypes.Structure):
+    """`Embed` (csrc/operations.h)."""
+
+    _fields_: ClassVar = [("workspace", _pointer), ("table", Matrix)]
+
+
+class Linear(ctypes.Structure):
+    """`Linear` (csrc/operations.h)."""
+
+    _fields_: ClassVar = [
+        ("workspace", _pointer),
+        ("matrices", Matrix * MOST_MATRICES),
+        ("num_matrices", _long),
+        ("norm", _pointer),
+        ("epsilon", _float),
+        *_fields(_long, "columns out_columns gated last_row"),
+    ]
+
+
+class SelfAttention(ctypes.Structure):
+    """`SelfAttention` (csrc/operations.h)."""
+
+    _fields_: ClassVar = [
+        ("workspace", _pointer),
+        *_fields(_long, "heads kv_heads head_size positions"),
+        *_fields(_pointer, "rope q_norm k_norm"),
+        *_fields(_float, "epsilon query_scale"),
+        *_fields(_long, "rotated adjacent"),
+    ]
+
+
+def address_of(function: object) -> int:
+    """Where a C function lies."""
+    return ctypes.cast(function, _pointer).value or 0  # pyright: ignore[reportArgumentType]
 
 
 def matrix_unit(ggml_type: GGMLType) -> Unit:
     """What has to be compiled to multiply with weights of that type."""
     name = ggml_type.name.lower()
     if ggml_type in FLOATS:
-        return Unit(f"linear_{name}", "linear_float.c", (f"WEIGHT_{ggml_type.name}",))
-    return Unit(f"linear_{name}", "linear.c", (f'QUANT="quants/{name}.h"',))
+        return Unit(f"linear_{name}", ("linear_float.c",), (f"WEIGHT_{ggml_type.name}",))
+    return Unit(f"linear_{name}", ("linear.c",), (f'QUANT="quants/{name}.h"',))
 
 
 def num_processors() -> int:
@@ -97,10 +146,10 @@ class Threads:
     """
 
     def __init__(self, num_threads: int, *, cache_dir: Path | None = None) -> None:
-        self._library = ctypes.CDLL(str(compile_library(POOL, supported()[-1], cache_dir=cache_dir)))
+        self._library = ctypes.CDLL(str(compile_library(POOL, PORTABLE, cache_dir=cache_dir)))
         self._library.pool_start.restype = ctypes.POINTER(Pool)
         self._library.pool_start.argtypes = [ctypes.c_uint]
-        self._library.pool_stop.argtypes = [ctypes.c_void_p]
+        self._library.pool_stop.argtypes = [_pointer]
         self._library.pool_stop.restype = None
         pool = self._library.pool_start(max(1, num_threads))
         if not pool:
@@ -117,40 +166,48 @@ class Threads:
 
 
 class MatrixLibrary:
-    """The matrix kernels of one weight type and instruction set (csrc/linear.h).
-
-    Attributes are the C functions; `multiply` also gives its address to those who build programs of calls.
-    """
+    """The matrix kernels of one weight type and instruction set; its functions are those of csrc/linear.h."""
 
     def __init__(
         self, ggml_type: GGMLType, instruction_set: InstructionSet | None = None, *, cache_dir: Path | None = None
     ) -> None:
         self.ggml_type = ggml_type
         self.instruction_set = instruction_set or supported()[0]
-        self.quantised_activation = ggml_type in QUANTISED
-        library = compile_library(matrix_unit(ggml_type), self.instruction_set, cache_dir=cache_dir)
-        self._library = ctypes.CDLL(str(library))
-        self.packed_bytes = self._library.packed_bytes
-        self.packed_bytes.argtypes, self.packed_bytes.restype = [ctypes.c_long, ctypes.c_long], ctypes.c_long
-        self.pack = self._library.pack
-        pointers = ctypes.c_void_p
-        self.pack.argtypes, self.pack.restype = [pointers, pointers, pointers, ctypes.c_long, ctypes.c_long], None
-        self.unpack_row = self._library.unpack_row
-        self.unpack_row.argtypes, self.unpack_row.restype = [pointers, pointers, ctypes.c_long, ctypes.c_long], None
-        self.multiply = self._library.multiply
-        self.multiply.argtypes, self.multiply.restype = [pointers, ctypes.POINTER(Product)], None
+        self.is_float = ggml_type in FLOATS
+        library = ctypes.CDLL(str(compile_library(matrix_unit(ggml_type), self.instruction_set, cache_dir=cache_dir)))
+        self.packed_bytes = library.packed_bytes
+        self.packed_bytes.argtypes, self.packed_bytes.restype = [_long, _long], _long
+        self.pack = library.pack
+        self.pack.argtypes, self.pack.restype = [_pointer, _pointer, _pointer, _long, _long], _long
+        self.unpack_row = library.unpack_row
+        self.unpack_row.argtypes, self.unpack_row.restype = [_pointer, _pointer, _long, _long], None
+        self.multiply_groups = library.multiply_groups
 
 
-class ActivationLibrary:
-    """Quantisation of activations, with or without RMSNorm (csrc/activation.c)."""
+class OperationLibrary:
+    """Everything but the matrix kernels, for one instruction set.
+
+    Its functions are those of csrc/operations.h, activation.h, attention.h and products.h.
+    """
 
     def __init__(self, instruction_set: InstructionSet | None = None, *, cache_dir: Path | None = None) -> None:
         self.instruction_set = instruction_set or supported()[0]
-        self._library = ctypes.CDLL(str(compile_library(ACTIVATION, self.instruction_set, cache_dir=cache_dir)))
-        self.num_bytes = self._library.activation_bytes
-        self.num_bytes.argtypes, self.num_bytes.restype = [ctypes.c_long, ctypes.c_long], ctypes.c_long
-        self.quantise = self._library.quantise
-        self.quantise.argtypes, self.quantise.restype = [ctypes.c_void_p, ctypes.POINTER(Quantise)], None
+        library = ctypes.CDLL(str(compile_library(OPERATIONS, self.instruction_set, cache_dir=cache_dir)))
+        self.activation_bytes = library.activation_bytes
+        self.activation_bytes.argtypes, self.activation_bytes.restype = [_long, _long], _long
+        self.attention_scratch_bytes = library.attention_scratch_bytes
+        self.attention_scratch_bytes.argtypes, self.attention_scratch_bytes.restype = [_long] * 4, _long
+        self.quantise = library.quantise
+        self.quantise.argtypes, self.quantise.restype = [_pointer, ctypes.POINTER(Normalise), _pointer], None
+        self.normalise = library.normalise
+        self.normalise.argtypes, self.normalise.restype = [_pointer, ctypes.POINTER(Normalise), _pointer], None
+        self.multiply_together = library.multiply_together
+        self.multiply_together.argtypes = [_pointer, ctypes.POINTER(Product), ctypes.POINTER(_pointer), ctypes.c_int]
+        self.multiply_together.restype = None
+        self.run_embed = address_of(library.run_embed)
+        self.run_linear = address_of(library.run_linear)
+        self.run_linear_residual = address_of(library.run_linear_residual)
+        self.run_attention = address_of(library.run_attention)
 
 
 @cache
@@ -166,19 +223,20 @@ def matrix_library(ggml_type: GGMLType) -> MatrixLibrary:
 
 
 @cache
-def activation_library() -> ActivationLibrary:
-    """The quantisation kernels for this processor. Raises DeviceUnavailable without a compiler."""
-    return ActivationLibrary()
+def operation_library() -> OperationLibrary:
+    """The operations for this processor. Raises DeviceUnavailable without a compiler."""
+    return OperationLibrary()
 
 
-def compile_ahead(types: frozenset[GGMLType]) -> None:
-    """Compile at once, as many at a time as there are processors, what a model with those weight types will need."""
+def compile_ahead(types: Set[GGMLType]) -> None:
+    """Compile at once, as many at a time as there are processors, what a model with those weight types will need.
+
+    Raises:
+        DeviceUnavailable: there is no C compiler, or it fails.
+    """
     best = supported()[0]
-    jobs = [
-        (POOL, supported()[-1]),
-        (ACTIVATION, best),
-        *((matrix_unit(t), best) for t in sorted(types & MATRIX_TYPES)),
-    ]
+    units = [OPERATIONS, *map(matrix_unit, sorted(types & MATRIX_TYPES))]
+    jobs = [(POOL, PORTABLE), *((unit, best) for unit in units)]
     with ThreadPoolExecutor(num_processors()) as executor:
-        for done in [executor.submit(compile_library, unit, isa) for unit, isa in jobs]:
+        for done in [executor.submit(compile_library, unit, instruction_set) for unit, instruction_set in jobs]:
             done.result()

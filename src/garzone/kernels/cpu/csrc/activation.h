@@ -8,6 +8,7 @@
 #define GARZONE_ACTIVATION_H
 
 #include "planes.h"
+#include "pool.h"
 
 #define ACTIVATION_TILE(tokens)                                                   \
   struct {                                                                        \
@@ -18,6 +19,21 @@
   }
 typedef ACTIVATION_TILE(1) Activation;                   /* one token: a vector times a matrix */
 typedef ACTIVATION_TILE(TOKENS_PER_TILE) ActivationTile; /* several */
+
+typedef struct {
+  const float *x;    /* [tokens][stride] */
+  const float *norm; /* [columns], or NULL */
+  float epsilon;
+  long tokens, columns, stride;
+} Normalise;
+
+long activation_bytes(long tokens, long columns);
+/* To Activation[columns / 32] for one token, else ActivationTile[tiles][columns / 32]. */
+void quantise(Pool *pool, const Normalise *n, void *to);
+/* To float[tokens][columns]. */
+void normalise(Pool *pool, const Normalise *n, float *to);
+/* 1 / sqrt(mean(x^2) + epsilon) */
+float rms_factor(const float *x, long columns, float epsilon);
 
 /* Rounds to nearest, the largest magnitude of the block becoming 127. */
 INLINE void quantise_block(const float *x, int8_t *q, int quad_stride, float *scale, float *sum, int32_t *half_sum,

@@ -41,10 +41,13 @@ typedef uint16_t half; /* the bits of an IEEE 754 half float */
  * takes half a minute to compile when unrolled. */
 #if defined(GARZONE_PORTABLE)
 #define UNROLL
+#define KEEP_LOOP
 #elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define KEEP_LOOP _Pragma("clang loop unroll(disable)")
 #else
 #define UNROLL _Pragma("GCC unroll 64")
+#define KEEP_LOOP _Pragma("GCC unroll 1")
 #endif
 
 #define LOADER(name, type)             \

@@ -5,6 +5,8 @@
  * first-level cache, where all tokens use them. Sixteen rows go side by side through every instruction, so nothing is
  * ever summed across a register.
  */
+#include <stdatomic.h>
+
 #include "activation.h"
 #include "finish.h"
 #include "linear.h"
@@ -16,6 +18,7 @@ enum {
   SUB_QUADS = SUB_COLUMNS / QUAD,
   PANEL_GROUPS = 8,                  /* 256 columns of 16 rows unpack into 4 KB */
   TOKENS_PER_PASS = 256,             /* their sums take 16 KB */
+  GROUP_BYTES = sizeof(Rows) / GROUPS,
   PREFETCH_BYTES = 2560,             /* ahead in the stream of weights; measured, flat between 2 and 4 KB */
   PARTS_PER_THREAD = 6,
 };
@@ -51,9 +54,12 @@ INLINE f32x16 group_times_vector(const Rows *rows, int group, const Activation *
 static f32x16 rows_times_vector(const Rows *rows, const Activation *x, long blocks) {
   f32x16 sum = {0};
   for (long b = 0; b < blocks; b++, rows++, x += GROUPS) {
-    UNROLL for (int line = 0; line < (int)sizeof(Rows); line += VECTOR_BYTES)
-      prefetch((const char *)rows + PREFETCH_BYTES + line);
-    UNROLL for (int group = 0; group < GROUPS; group++) sum += group_times_vector(rows, group, x + group);
+    /* Not unrolled: eight groups at once do not fit into the registers, and compilers try. */
+    KEEP_LOOP for (int group = 0; group < GROUPS; group++) {
+      UNROLL for (int line = 0; line < GROUP_BYTES; line += VECTOR_BYTES)
+        prefetch((const char *)rows + PREFETCH_BYTES + group * GROUP_BYTES + line);
+      sum += group_times_vector(rows, group, x + group);
+    }
   }
   return sum;
 }
@@ -115,21 +121,12 @@ static void rows_times_tiles(const Product *p, const Rows *rows, long first_row,
 
 /* ---- what is exported ---- */
 
-static long row_groups(long rows) { return (rows + LANES - 1) / LANES; }
-
 long packed_bytes(long rows, long columns) { return row_groups(rows) * (columns / BLOCK_COLUMNS) * (long)sizeof(Rows); }
 
-typedef struct {
-  const Product *product;
-  unsigned parts;
-} MultiplyTask;
-
-static void multiply_part(void *arg, unsigned part) {
-  const MultiplyTask *task = arg;
-  const Product *p = task->product;
-  long groups = row_groups(p->rows), blocks = p->columns / BLOCK_COLUMNS;
-  long last = pool_first(groups, part + 1, task->parts);
-  for (long g = pool_first(groups, part, task->parts); g < last; g++) {
+/* The row groups [first, last) of a product, on the calling thread. */
+void multiply_groups(const Product *p, long first, long last) {
+  long blocks = p->columns / BLOCK_COLUMNS;
+  for (long g = first; g < last; g++) {
     const Rows *rows = (const Rows *)p->weights + g * blocks;
     if (p->tokens == 1) finish_rows(p, 0, g * LANES, rows_times_vector(rows, p->activation, blocks));
     else
@@ -138,20 +135,24 @@ static void multiply_part(void *arg, unsigned part) {
   }
 }
 
-void multiply(Pool *pool, const Product *product) {
-  MultiplyTask task = {product, pool_parts(pool, row_groups(product->rows), PARTS_PER_THREAD)};
-  pool->run(pool, multiply_part, &task, task.parts);
-}
-
 typedef struct {
   Rows *to;
   const Native *const *rows;
   long num_rows, blocks;
+  atomic_long damaged;
   unsigned parts;
 } PackTask;
 
+static int all_finite(f32x16 v) { return sum_lanes(v - v) == 0; } /* infinity less itself is no number */
+
+static int is_damaged(const Rows *rows) {
+  for (int sub = 0; sub < BLOCK_COLUMNS / SUB_COLUMNS; sub++)
+    if (!all_finite(scale(rows, sub)) || !all_finite(minimum(rows, sub))) return 1;
+  return 0;
+}
+
 static void pack_part(void *arg, unsigned part) {
-  const PackTask *task = arg;
+  PackTask *task = arg;
   long groups = row_groups(task->num_rows), last = pool_first(groups, part + 1, task->parts);
   for (long g = pool_first(groups, part, task->parts); g < last; g++) {
     Rows *to = task->to + g * task->blocks;
@@ -160,14 +161,17 @@ static void pack_part(void *arg, unsigned part) {
       const Native *from = task->rows[g * LANES + row];
       for (long b = 0; b < task->blocks; b++) put_row(to + b, row, from + b);
     }
+    for (long b = 0; b < task->blocks; b++) task->damaged += is_damaged(to + b);
   }
 }
 
-/* `rows` points to each row as it lies in the file, so a matrix may be put together from several, in any order. */
-void pack(Pool *pool, void *to, const void *const *rows, long num_rows, long columns) {
-  PackTask task = {to, (const Native *const *)rows, num_rows, columns / BLOCK_COLUMNS,
+/* `rows` points to each row as it lies in the file, so a matrix may be put together from several, in any order.
+ * Returns how many pieces hold a weight that is not finite. */
+long pack(Pool *pool, void *to, const void *const *rows, long num_rows, long columns) {
+  PackTask task = {to, (const Native *const *)rows, num_rows, columns / BLOCK_COLUMNS, 0,
                    pool_parts(pool, row_groups(num_rows), PARTS_PER_THREAD)};
   pool->run(pool, pack_part, &task, task.parts);
+  return task.damaged;
 }
 
 void unpack_row(float *to, const void *packed, long row, long columns) {

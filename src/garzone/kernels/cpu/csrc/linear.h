@@ -7,12 +7,7 @@
 
 #include "pool.h"
 
-typedef struct Product Product;
-
-/* Called for sixteen finished rows of one token, instead of storing them; the rows after the last are zero. */
-typedef void (*Finish)(const Product *product, long token, long first_row, const float y[16]);
-
-struct Product {
+typedef struct {
   const void *weights;    /* as `pack` wrote them */
   const void *activation; /* quantised: Activation[columns / 32] for one token, else ActivationTile[tiles][columns / 32];
                              for float weights: float[tokens][columns] */
@@ -20,15 +15,17 @@ struct Product {
   const float *bias;      /* [rows], or NULL */
   const float *residual;  /* [tokens][out_stride], or NULL; may be `out` itself */
   long rows, columns, tokens, out_stride;
-  Finish finish;          /* or NULL */
-  void *finish_arg;
-};
+} Product;
+
+enum { ROWS_PER_GROUP = 16 };
+static inline long row_groups(long rows) { return (rows + ROWS_PER_GROUP - 1) / ROWS_PER_GROUP; }
 
 /* What every matrix library exports:
  *   long packed_bytes(long rows, long columns)
- *   void pack(Pool *, void *to, const void *const *rows, long num_rows, long columns)   rows as they lie in the file
+ *   long pack(Pool *, void *to, const void *const *rows, long num_rows, long columns)   rows as they lie in the file
  *   void unpack_row(float *to, const void *packed, long row, long columns)
- *   void multiply(Pool *, const Product *) */
-typedef void (*Multiply)(Pool *, const Product *);
+ *   void multiply_groups(const Product *, long first, long last) */
+typedef void (*MultiplyGroups)(const Product *, long first, long last);
+typedef void (*UnpackRow)(float *to, const void *packed, long row, long columns);
 
 #endif

@@ -3,6 +3,8 @@
  * Compiled once for each weight type, with -DWEIGHT_F32, -DWEIGHT_F16 or -DWEIGHT_BF16. Sixteen rows are interleaved
  * column by column; the face is that of linear.c.
  */
+#include <stdatomic.h>
+
 #include "finish.h"
 #include "lanes.h"
 #include "linear.h"
@@ -58,20 +60,11 @@ static void rows_times_tokens(const Product *p, const Weight *w, long first_row,
 
 /* ---- what is exported ---- */
 
-static long row_groups(long rows) { return (rows + LANES - 1) / LANES; }
-
 long packed_bytes(long rows, long columns) { return row_groups(rows) * LANES * columns * (long)sizeof(Weight); }
 
-typedef struct {
-  const Product *product;
-  unsigned parts;
-} MultiplyTask;
-
-static void multiply_part(void *arg, unsigned part) {
-  const MultiplyTask *task = arg;
-  const Product *p = task->product;
-  long groups = row_groups(p->rows), last = pool_first(groups, part + 1, task->parts);
-  for (long g = pool_first(groups, part, task->parts); g < last; g++) {
+/* The row groups [first, last) of a product, on the calling thread. */
+void multiply_groups(const Product *p, long first, long last) {
+  for (long g = first; g < last; g++) {
     const Weight *w = (const Weight *)p->weights + g * LANES * p->columns;
     if (p->tokens == 1) finish_rows(p, 0, g * LANES, rows_times_vector(w, p->activation, p->columns));
     else
@@ -80,20 +73,16 @@ static void multiply_part(void *arg, unsigned part) {
   }
 }
 
-void multiply(Pool *pool, const Product *product) {
-  MultiplyTask task = {product, pool_parts(pool, row_groups(product->rows), PARTS_PER_THREAD)};
-  pool->run(pool, multiply_part, &task, task.parts);
-}
-
 typedef struct {
   Weight *to;
   const Weight *const *rows;
   long num_rows, columns;
+  atomic_long damaged;
   unsigned parts;
 } PackTask;
 
 static void pack_part(void *arg, unsigned part) {
-  const PackTask *task = arg;
+  PackTask *task = arg;
   long groups = row_groups(task->num_rows), last = pool_first(groups, part + 1, task->parts);
   for (long g = pool_first(groups, part, task->parts); g < last; g++) {
     Weight *to = task->to + g * LANES * task->columns;
@@ -102,14 +91,19 @@ static void pack_part(void *arg, unsigned part) {
       const Weight *from = there ? task->rows[g * LANES + row] : NULL;
       for (long k = 0; k < task->columns; k++) to[k * LANES + row] = there ? from[k] : 0;
     }
+    f32x16 zero = {0};
+    for (long k = 0; k < task->columns; k++) zero += weights(to + k * LANES) - weights(to + k * LANES);
+    task->damaged += sum_lanes(zero) != 0; /* infinity less itself is no number */
   }
 }
 
-/* `rows` points to each row as it lies in the file, so a matrix may be put together from several, in any order. */
-void pack(Pool *pool, void *to, const void *const *rows, long num_rows, long columns) {
-  PackTask task = {to, (const Weight *const *)rows, num_rows, columns,
+/* `rows` points to each row as it lies in the file, so a matrix may be put together from several, in any order.
+ * Returns how many pieces hold a weight that is not finite. */
+long pack(Pool *pool, void *to, const void *const *rows, long num_rows, long columns) {
+  PackTask task = {to, (const Weight *const *)rows, num_rows, columns, 0,
                    pool_parts(pool, row_groups(num_rows), PARTS_PER_THREAD)};
   pool->run(pool, pack_part, &task, task.parts);
+  return task.damaged;
 }
 
 void unpack_row(float *to, const void *packed, long row, long columns) {

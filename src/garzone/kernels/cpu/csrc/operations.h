@@ -1,0 +1,64 @@
+/* The operations that a decoder is made of, as kernels/registry.py names them; see operations.c. */
+#ifndef GARZONE_OPERATIONS_H
+#define GARZONE_OPERATIONS_H
+
+#include "attention.h"
+#include "linear.h"
+
+enum { MOST_MATRICES = 3 }; /* query, key and value */
+
+/* Memory that operations share, since they run one after the other; sizes are those of the greatest need. */
+typedef struct {
+  Pool *pool;
+  void *quantised;   /* activation_bytes(rows, columns) */
+  float *normalised; /* [rows][columns] */
+  float *wide;       /* [rows][2 * ffn] */
+  float *queries;    /* [rows][heads * head_size] */
+  int32_t *slots, *positions; /* [rows] */
+  void *scratch;     /* attention_scratch_bytes(..) */
+} Workspace;
+
+typedef struct {
+  MultiplyGroups multiply;
+  UnpackRow unpack_row;
+  const void *weights;
+  const float *bias; /* or NULL */
+  long rows, columns, is_float;
+} Matrix;
+
+/* `tokens` rows of a table. */
+typedef struct {
+  const Workspace *workspace;
+  Matrix table;
+} Embed;
+
+/* residual + act(norm(x) * W^T + bias), with only the parts that are asked for. */
+typedef struct {
+  const Workspace *workspace;
+  Matrix matrices[MOST_MATRICES];
+  long num_matrices;
+  const float *norm; /* [columns], or NULL */
+  float epsilon;
+  long columns, out_columns;
+  long gated;    /* two matrices, and silu(first) * second is the result */
+  long last_row; /* of the tokens, only the last one's row is computed */
+} Linear;
+
+/* Rotation of queries and keys, KV cache, softmax. */
+typedef struct {
+  const Workspace *workspace;
+  long heads, kv_heads, head_size, positions;
+  const float *rope;        /* [positions][rotated / 2][cosine, sine] */
+  const float *q_norm, *k_norm; /* [head_size], or NULL */
+  float epsilon, query_scale;
+  long rotated;  /* how many elements of a head are rotated; the others stay */
+  long adjacent; /* rotated pairs are (2i, 2i + 1); otherwise (i, i + rotated / 2) */
+} SelfAttention;
+
+/* Entry points. The last argument is the operation; see trampoline.py for how it gets there. */
+void run_embed(float *out, const int32_t *tokens, long count, long unused3, long unused4, const Embed *op);
+void run_linear(float *out, const float *x, long count, long unused3, long unused4, const Linear *op);
+void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4, const Linear *op);
+void run_attention(float *out, half *cache, const float *qkv, long start, long count, const SelfAttention *op);
+
+#endif
