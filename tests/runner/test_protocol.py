@@ -50,7 +50,7 @@ USAGES = st.builds(Usage, COUNT, COUNT, COUNT, NUMBER, NUMBER, NUMBER, st.lists(
 FAILURES = st.builds(protocol.Failure, TEXT, TEXT, st.lists(COUNT, max_size=2).map(tuple))
 FRAMES = st.one_of(
     st.builds(protocol.Generate, COUNT, REQUESTS),
-    st.builds(protocol.Load, TEXT, COUNT, TEXT),
+    st.builds(protocol.Load, TEXT, COUNT, TEXT, TEXT),
     st.builds(protocol.Piece, COUNT, TEXT),
     st.builds(protocol.Finished, COUNT, TEXT, st.sampled_from(FinishReason), USAGES),
     st.builds(protocol.Failed, COUNT, FAILURES, st.booleans()),

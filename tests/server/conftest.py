@@ -1,6 +1,5 @@
 """A real uvicorn on a free port, in a thread of its own, so that real clients can talk to it."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from starlette.applications import Starlette
 from garzone.core.errors import ModelNotFound
 from garzone.core.generation import LoadedModel, ModelDetails
 from garzone.server.app import build_app
+from garzone.server.listener import open_listener
 from garzone.testing import Answer, ScriptedGenerator
 
 MODEL = ModelDetails(
@@ -74,8 +74,7 @@ def app_of(generator: ScriptedGenerator, **given: object) -> Starlette:
 @contextmanager
 def running(app: Starlette) -> Iterator[str]:
     """The URL of a server for `app`."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = open_listener("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

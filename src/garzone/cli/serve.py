@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import socket
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -17,7 +16,8 @@ from rich.table import Table
 
 from garzone import config
 from garzone.core.errors import BackendUnavailable, UnavailableError
-from garzone.wiring import build_server
+from garzone.server.listener import open_listener
+from garzone.wiring import build_server, open_store
 
 GRACE_S = 5  # how long answers in flight may take to end after the first Ctrl-C
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -31,7 +31,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def serve(host: str | None, port: int | None, device: str | None, model: str | None) -> None:
     """Run the API server: the Ollama and OpenAI protocols on one port."""
     settings = config.load(host=host, port=port, device=device)
-    listener = _listen(settings.host, settings.port)
+    if model:
+        open_store(settings).find(model)  # a name that is wrong is better known now than in the log
+    listener = open_listener(settings.host, settings.port)
     address, bound_port = listener.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
         click.secho(
@@ -50,21 +52,6 @@ def serve(host: str | None, port: int | None, device: str | None, model: str | N
     )
     with contextlib.closing(listener):
         server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port in use is an error before anything else is started."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot listen on {host}:{port}: {error.strerror}; is Ollama or another garzone running there? "
-            "Give another --port, or set OLLAMA_HOST"
-        ) from error
-    return listener
 
 
 @click.command()

@@ -105,7 +105,7 @@ class Sampler(Protocol):
 class Model:
     """Everything that answers: the engine and the ways between text and token ids.
 
-    `template` is the file's own, None where it has none; `compile_template` makes another from its Jinja source.
+    `template` is None where neither the file nor the store has one; `compile_template` makes another from its Jinja source.
     """
 
     engine: Engine
@@ -146,7 +146,7 @@ def load_model(load: Load) -> Model:
     def compile_template(source: str) -> Template:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
-    source = metadata.get("tokenizer.chat_template")
+    source = metadata.get("tokenizer.chat_template") or load.template
     engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device)
     engine.warm_up()
     return Model(

@@ -28,7 +28,7 @@ from garzone.core.ports import ModelStore
 from garzone.runner.child import Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Load, Loaded, Piece
-from garzone.runner.support import check_supported, with_model_defaults
+from garzone.runner.support import check_supported, is_go_template, with_model_defaults
 
 BACKEND: Final = "tinygrad"
 DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
@@ -303,7 +303,8 @@ class RunnerPool:
         details = resident.details
         process = await RunnerProcess.start(self._engine, stall_timeout_s=self._stall_timeout_s)
         try:
-            load = Load(details.path, self._num_ctx(details), self._settings.device)
+            template = "" if is_go_template(details.template) else details.template
+            load = Load(details.path, self._num_ctx(details), self._settings.device, template)
             loaded = await process.load(load, self._settings.load_timeout_s)
         except BaseException:
             process.kill()

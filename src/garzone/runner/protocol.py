@@ -32,11 +32,12 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory. Sent once, before anything else."""
+    """Bring a model into memory. Sent once, before anything else. `template` is for files that have none ("")."""
 
     path: str
     num_ctx: int
     device: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

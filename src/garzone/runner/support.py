@@ -55,13 +55,10 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
 
 
 def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> GenerateRequest:
-    """The request with the model's own system prompt, and its template where the weights file has none."""
+    """The request with the model's own system prompt, unless it brings one."""
     if details.system and not request.raw:
         if request.prompt is not None and request.system is None:
             request = replace(request, system=details.system)
         elif request.messages and request.messages[0].role is not Role.SYSTEM:
             request = replace(request, messages=(Message.of(Role.SYSTEM, details.system), *request.messages))
-    in_file = "tokenizer.chat_template" in details.model_info
-    if not request.template and not in_file and details.template and not is_go_template(details.template):
-        request = replace(request, template=details.template)
     return request
