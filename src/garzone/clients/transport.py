@@ -35,6 +35,7 @@ MAX_BODY_BYTES: Final = 64 << 20
 MAX_LINE_BYTES: Final = 16 << 20
 CHARS_PER_TOKEN: Final = 3.0  # code has 3 to 4 characters a token (EVIDENCE.md): rather too many tokens than too few
 
+_THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _OVERFLOW: Final = re.compile(
     r"prompt is too long|context[ _](length|size|window)|exceeds? .{0,40}context|maximum context|n_ctx|too many tokens",
     re.IGNORECASE,
@@ -87,6 +88,7 @@ class Transport:
             timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             limits=httpx2.Limits(max_connections=None),
             headers={"User-Agent": f"garzone/{__version__}", **(headers or {})},
+            trust_env=urlsplit(base_url).hostname not in _THIS_MACHINE,  # no proxy leads back to this machine
         )
 
     async def aclose(self) -> None:

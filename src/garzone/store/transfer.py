@@ -24,7 +24,6 @@ MAX_BACKOFF_S: Final = 30.0
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0, read=60.0)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_READ_BYTES: Final = 256 << 10
 
 BytesProgress = Callable[[int, int], None]
 """Called as (bytes done, bytes in all; 0 when unknown). What it raises ends the transfer; what arrived is kept."""
@@ -64,7 +63,7 @@ class Transfer:
                 with self._open(url, {"Accept": accept}) as response:
                     _check_status(response, url)
                     body = bytearray()
-                    for chunk in response.iter_bytes(_READ_BYTES):
+                    for chunk in response.iter_bytes():
                         body += chunk
                         if len(body) > limit:
                             raise HTTPFailed(f"{shown(url)}: more than {limit} bytes, too long for what it should be")
@@ -126,7 +125,7 @@ class Transfer:
             elif partial.size:
                 partial.restart()  # it does not know ranges
             total = total or partial.size + int(response.headers.get("content-length", 0))
-            for chunk in response.iter_raw(_READ_BYTES):
+            for chunk in response.iter_raw():  # as they come: collecting them would lose some when the line breaks
                 if size and partial.size + len(chunk) > size:
                     partial.discard()
                     raise HTTPFailed(f"{shown(url)}: sends more than the {size} bytes it should have")

@@ -26,12 +26,11 @@ _MAX_LAYERS: Final = 256
 class RegistryToken(httpx2.Auth):
     """Answers `401 WWW-Authenticate: Bearer realm=...` by asking that realm for an anonymous token."""
 
-    requires_response_body = True
-
     def __init__(self) -> None:
         self._tokens: dict[str, str] = {}
 
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
+    # Not `requires_response_body`: that would read whole models into memory.
+    def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
         """Send the request, with a token if one is known or asked for."""
         host = request.url.netloc.decode()
         if host in self._tokens:
@@ -47,6 +46,7 @@ class RegistryToken(httpx2.Auth):
         query = [("service", asked.get("service", ""))]
         query += [("scope", scope) for scope in asked.get("scope", "").split()]
         answer = yield httpx2.Request("GET", f"{asked['realm']}?{urlencode(query)}")
+        answer.read()
         token = _token_in(answer)
         if token:
             self._tokens[host] = token
