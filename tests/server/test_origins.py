@@ -109,6 +109,15 @@ def test_a_server_that_listens_everywhere_answers_to_any_name() -> None:
         assert httpx2.get(f"{url}/api/tags", headers={"host": "gpu.example"}).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "~/m.gguf", "here.GGUF"])
+def test_strangers_cannot_ask_for_files(name: str) -> None:
+    with running(app_of(scripted("x"), host="0.0.0.0")) as url:
+        for path in ("/api/generate", "/api/show"):
+            response = httpx2.post(url + path, json={"model": name, "prompt": "x"})
+            assert response.status_code == 404
+            assert "same machine" in response.json()["error"]
+
+
 def test_nonsense_in_the_headers_is_refused(url: str) -> None:
     assert httpx2.get(f"{url}/api/tags", headers={"host": "[::1"}).status_code == 403
     assert httpx2.get(f"{url}/api/tags", headers={"origin": "http://[::1"}).status_code == 403

@@ -105,7 +105,7 @@ class Sampler(Protocol):
 class Model:
     """Everything that answers: the engine and the ways between text and token ids.
 
-    `template` is None where neither the file nor the store has one; `compile_template` makes another from its Jinja source.
+    `template` is None where neither the file nor the store has one; `compile_template` makes another from Jinja.
     """
 
     engine: Engine

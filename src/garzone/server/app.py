@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from garzone import __version__
-from garzone.core.errors import GarzoneError, InvalidRequest
+from garzone.core.errors import GarzoneError, InvalidRequest, ModelNotFound
 from garzone.core.generation import GenerateRequest
 from garzone.core.ports import LoadedModels, ModelStore, TextGenerator
 from garzone.server.dialects import ollama, ollama_models, openai
@@ -63,12 +63,14 @@ def build_app(
         models: what is in memory.
         store: what is on disk.
         preload: a model to load as soon as the server is up.
-        host: what the server listens on; the Host header is only checked on loopback.
+        host: what the server listens on. On loopback the Host header is checked; elsewhere, models can only be named,
+            not be given by path: strangers must not learn which files there are.
         origins: further origins of web pages that may use the server, with `*` as wildcard.
         heartbeat_s: how long a stream may be silent.
         max_body_bytes: longer requests are refused.
     """
-    routes = _Routes(generator, models, store, heartbeat_s, max_body_bytes)
+    local = host in LOCAL_NAMES and host != "0.0.0.0"  # noqa: S104  compared, not bound
+    routes = _Routes(generator, models, store, heartbeat_s, max_body_bytes, paths_allowed=local)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -84,7 +86,7 @@ def build_app(
     return Starlette(
         routes=routes.table(),
         lifespan=lifespan,
-        middleware=[Middleware(Guard, check_host=host in LOCAL_NAMES and host != "0.0.0.0", origins=origins)],  # noqa: S104
+        middleware=[Middleware(Guard, check_host=local, origins=origins)],
         exception_handlers={404: _not_found, HTTPException: _http_error, Exception: _bug},
     )
 
@@ -121,9 +123,12 @@ class _Routes:
         store: ModelStore,
         heartbeat_s: float,
         max_body_bytes: int,
+        *,
+        paths_allowed: bool,
     ) -> None:
         self._generator, self._models, self._store = generator, models, store
         self._heartbeat_s, self._max_body_bytes = heartbeat_s, max_body_bytes
+        self._paths_allowed = paths_allowed
 
     def table(self) -> list[Route]:
         """Path, what answers, method."""
@@ -146,6 +151,7 @@ class _Routes:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             exchange = exchange_of(await read_json(request, self._max_body_bytes))
+            self._check_name(exchange.model)
             answer = Answer(self._generator, exchange, heartbeat_s=self._heartbeat_s)
             return cast(Response, answer)  # an ASGI application, which is all that is asked of a response
 
@@ -182,6 +188,7 @@ class _Routes:
         name = body.get("model") or body.get("name")
         if not isinstance(name, str):
             raise InvalidRequest("model is required")
+        self._check_name(name)
         return JSONResponse(ollama_models.show_document(await asyncio.to_thread(self._store.find, name)))
 
     async def _v1_models(self, request: Request) -> Response:
@@ -189,8 +196,13 @@ class _Routes:
         return JSONResponse(openai.models_document(await asyncio.to_thread(self._store.list_models)))
 
     async def _v1_model(self, request: Request) -> Response:
+        self._check_name(request.path_params["name"])
         find = partial(self._store.find, request.path_params["name"])
         return JSONResponse(openai.model_document(await asyncio.to_thread(find)))
+
+    def _check_name(self, name: str) -> None:
+        if not self._paths_allowed and (name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf")):
+            raise ModelNotFound(name, "files are only served by path to programs on the same machine")
 
 
 def _native_error(error: GarzoneError) -> Mapping[str, Any]:
