@@ -64,6 +64,10 @@ class ToyEngine:
                 print("a library that prints to stdout")
                 os.write(1, b"or writes to it")
         logits = np.zeros(258, np.float32)
+        if b"SAY" in text:
+            said = text.partition(b"SAY")[2].partition(b"YAS")[0]
+            logits[said[self.steps] if self.steps < len(said) else END] = 1.0
+            return logits
         token = END if b"END" in text and self.steps == 5 else next_byte(self.rows)
         logits[token] = 1.0
         return logits
@@ -103,7 +107,10 @@ class PlainTemplate:
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        return self.source + "".join(f"{message.role.value}: {message.text}\n" for message in messages)
+        offered = "".join(f"tool {tool.name}\n" for tool in tools)
+        opened = "<think>" if (extra or {}).get("enable_thinking") else ""
+        turns = "".join(f"{message.role.value}: {message.text}\n" for message in messages)
+        return self.source + offered + turns + opened
 
 
 def build(context_tokens: int = 256) -> Model:

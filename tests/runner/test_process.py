@@ -150,7 +150,7 @@ async def test_cancelling_the_task_that_reads_stops_the_work_too(make_pool: Make
 async def test_a_full_queue_refuses(make_pool: MakePool) -> None:
     pool = make_pool(max_queue=2)
     await text(pool, ask())
-    slow = asyncio.create_task(text(pool, ask("SLOW", max_tokens=20)))
+    slow = asyncio.create_task(text(pool, ask("SLOW", max_tokens=50)))
     await asyncio.sleep(0.1)
     waiting = [asyncio.create_task(text(pool, ask())) for _ in range(2)]
     await asyncio.sleep(0.1)
@@ -188,7 +188,7 @@ async def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool
 async def test_a_model_in_use_is_not_thrown_out(make_pool: MakePool) -> None:
     pool = make_pool(max_loaded=1)
     busy = asyncio.create_task(text(pool, ask("SLOW", max_tokens=30)))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0)
     assert await text(pool, ask(model="other"))
     assert len(await busy) == 30
     assert [one.details.name for one in pool.loaded()] == ["other"]
@@ -261,7 +261,8 @@ async def test_closing_the_pool_breaks_off_and_leaves_no_process(make_pool: Make
     pool = make_pool()
     answer = asyncio.create_task(text(pool, ask("SLOW", max_tokens=200)))
     loading = asyncio.create_task(text(pool, ask(model="endless")))
-    await asyncio.sleep(0.5)
+    await eventually(lambda: bool(pool.loaded()) and len(pids()) == 2)
+    await asyncio.sleep(0.1)
     await pool.aclose()
     with pytest.raises(RunnerCrashed):
         await answer
@@ -334,12 +335,46 @@ async def test_the_models_own_system_prompt_is_used_unless_another_is_given(make
 
 UNSUPPORTED = {
     "images": {"messages": (Message(Role.USER, (ImagePart(b"x", "image/png"),)),)},
-    "tools": {"prompt": "x", "tools": (ToolSpec("f"),)},
-    "think": {"prompt": "x", "think": True},
     "suffix": {"prompt": "x", "suffix": "y"},
     "format": {"prompt": "x", "output_schema": {}},
     "template": {"prompt": "x", "template": "{{ if .System }}{{ .System }}{{ end }}"},
 }
+
+
+@pytest.mark.parametrize("fields", [{"tools": (ToolSpec("f"),)}, {"think": True}, {"think": "high"}])
+async def test_tools_and_thinking_are_refused_by_models_that_cannot(
+    make_pool: MakePool, fields: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidRequest, match="model 'toy' does not support"):
+        await collect(make_pool(), GenerateRequest("toy", prompt="x", **fields))  # pyright: ignore[reportArgumentType]
+    assert await text(make_pool(), ask(think=False))
+
+
+@pytest.mark.parametrize("max_tokens", [None, 300])
+async def test_calls_are_told_apart_from_words(make_pool: MakePool, max_tokens: int | None) -> None:
+    said = 'SAYI look.<tool_call>{"name": "read", "arguments": {"path": "a.py"}}</tool_call>YAS'
+    request = GenerateRequest(
+        "clever",
+        messages=(Message.of(Role.USER, said),),
+        tools=(ToolSpec("read"),),
+        think=False,
+        sampling=SamplingParams(max_tokens=max_tokens),
+    )
+    deltas = await collect(make_pool(), request)
+    assert "".join(delta.text for delta in deltas) == "I look."
+    (call,) = [call for delta in deltas for call in delta.tool_calls]
+    assert (call.name, call.arguments) == ("read", {"path": "a.py"})
+    assert call.id
+    assert deltas[-1].finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(("think", "said"), [(None, "hm</think>Paris"), (True, "hm</think>Paris"), (False, "Paris")])
+async def test_thoughts_are_told_apart_from_words(make_pool: MakePool, think: bool | None, said: str) -> None:
+    request = GenerateRequest("clever", prompt=f"SAY{said}YAS", think=think, sampling=SamplingParams())
+    deltas = await collect(make_pool(), request)
+    assert "".join(delta.text for delta in deltas) == "Paris"
+    assert "".join(delta.thinking for delta in deltas) == ("" if think is False else "hm")
+    assert deltas[-1].finish_reason is FinishReason.STOP
 
 
 @pytest.mark.parametrize("fields", UNSUPPORTED.values(), ids=UNSUPPORTED)

@@ -28,7 +28,8 @@ from garzone.core.ports import ModelStore
 from garzone.runner.child import Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Load, Loaded, Piece
-from garzone.runner.support import check_supported, is_go_template, with_model_defaults
+from garzone.runner.support import check_supported, is_go_template, parser_for, with_model_defaults
+from garzone.text.stream_parser import StreamParser
 
 BACKEND: Final = "tinygrad"
 DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
@@ -115,24 +116,35 @@ class RunnerPool:
             yield Delta(finish_reason=FinishReason.STOP, usage=Usage(load_ms=load_ms))
             return
         answer: Answer | None = None
+        parser: StreamParser | None = None
+        num_calls = 0
         try:
             answer = process.begin(with_model_defaults(request, details))
             while True:
                 message = await answer.next()
                 if isinstance(message, Accepted):
+                    parser = parser_for(request, details, thinking_open=message.thinking_open)
                     yield Delta()
-                elif isinstance(message, Piece):
+                elif not isinstance(message, Piece):
+                    break
+                elif parser is None:
                     yield Delta(text=message.text)
                 else:
-                    break
+                    for delta in parser.push(message.text):
+                        num_calls += len(delta.tool_calls)
+                        yield delta
         finally:
             if answer is None or answer.ended:
                 self._release(resident)
             else:
                 self._spawn(self._cancel(answer, resident))
-        if message.text:
-            yield Delta(text=message.text)
-        yield Delta(finish_reason=message.finish_reason, usage=replace(message.usage, load_ms=load_ms))
+        reason = message.finish_reason
+        for delta in _last_deltas(message.text, parser):
+            num_calls += len(delta.tool_calls)
+            yield delta
+        if num_calls and reason is FinishReason.STOP:
+            reason = FinishReason.TOOL_CALLS
+        yield Delta(finish_reason=reason, usage=replace(message.usage, load_ms=load_ms))
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Number of tokens of `text`. Does not wait for the model, nor load it."""
@@ -337,6 +349,12 @@ class RunnerPool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _last_deltas(text: str, parser: StreamParser | None) -> list[Delta]:
+    if parser is not None:
+        return [*parser.push(text), *parser.finish()]
+    return [Delta(text=text)] if text else []
 
 
 async def _loaded_process(resident: _Resident) -> RunnerProcess:

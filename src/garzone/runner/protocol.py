@@ -115,9 +115,13 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request is understood and its prompt fits; prefill begins."""
+    """The request is understood and its prompt fits; prefill begins.
+
+    `thinking_open` when the template ended the prompt inside the model's reasoning.
+    """
 
     id: int
+    thinking_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +56,11 @@ class Slot:
         """
         model, sampling = self._model, request.sampling
         num_ctx = min(request.num_ctx or model.context_tokens, model.context_tokens)
-        prompt = self._prompt(request, num_ctx - 1)  # one row at least for the answer
+        prompt, thinking_open = self._prompt(request, num_ctx - 1)  # one row at least for the answer
         max_tokens = num_ctx - len(prompt)
         if sampling.max_tokens is not None:
             max_tokens = min(max_tokens, sampling.max_tokens)
-        listener.emit(Accepted(listener.number))
+        listener.emit(Accepted(listener.number, thinking_open))
 
         num_cached = min(common_prefix(self._rows, prompt), len(prompt) - 1)  # the last token gives the logits
         started = time.perf_counter()
@@ -126,7 +127,8 @@ class Slot:
             logits = model.engine.decode(token_id, len(self._rows))
             self._rows.append(token_id)
 
-    def _prompt(self, request: GenerateRequest, max_tokens: int) -> list[int]:
+    def _prompt(self, request: GenerateRequest, max_tokens: int) -> tuple[list[int], bool]:
+        """Token ids of the prompt, and whether it ends inside the model's reasoning."""
         tokenizer = self._model.tokenizer
         if any(not 0 <= token_id < tokenizer.vocab_size for token_id in request.context):
             raise InvalidRequest(
@@ -134,24 +136,31 @@ class Slot:
             )
         if request.raw and request.prompt is not None:
             tokens = tokenizer.encode(request.prompt, add_special=not request.context)
-            return _not_empty(fit_continuation(request.context, tokens, max_tokens, truncate=request.truncate))
+            return _not_empty(fit_continuation(request.context, tokens, max_tokens, truncate=request.truncate)), False
         messages = list(request.messages)
         if request.prompt is not None:
             messages = [Message.of(Role.SYSTEM, request.system)] if request.system else []
             messages.append(Message.of(Role.USER, request.prompt))
         template = self._template(request)
+        extra: dict[str, Any] = {"enable_thinking": bool(request.think)}  # Qwen3, DeepSeek and most others
+        if isinstance(request.think, str):
+            extra["reasoning_effort"] = request.think  # gpt-oss
+        thinking_open = False
 
         def encode(conversation: Sequence[Message]) -> list[int]:
-            # Thinking is not parsed yet, so that no model is asked to; templates that do not know the name ignore it.
-            text = template.render(conversation, tools=request.tools, extra={"enable_thinking": False})
+            nonlocal thinking_open
+            text = template.render(conversation, tools=request.tools, extra=extra)
+            thinking_open = text.rstrip().endswith("<think>")
             tokens = tokenizer.encode(text, add_special=not request.context)
             if len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos_id:
                 del tokens[0]  # the template wrote it, and so did the tokeniser
             return tokens
 
         if request.context:
-            return fit_continuation(request.context, encode(messages), max_tokens, truncate=request.truncate)
-        return _not_empty(fit_messages(messages, encode, max_tokens, truncate=request.truncate))
+            tokens = fit_continuation(request.context, encode(messages), max_tokens, truncate=request.truncate)
+        else:
+            tokens = _not_empty(fit_messages(messages, encode, max_tokens, truncate=request.truncate))
+        return tokens, thinking_open
 
     def _template(self, request: GenerateRequest) -> Template:
         if request.template:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from garzone.core.chat import ImagePart, Message, Role
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, ModelDetails
+from garzone.text.stream_parser import HARMONY, HARMONY_THINKING, StreamParser, ThinkingTags, format_of_template
 
 # Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
 # an expression never begins like that.
@@ -27,14 +28,10 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
     name = details.name
     if any(isinstance(part, ImagePart) for message in request.messages for part in message.content):
         raise InvalidRequest(f"model '{name}' does not support images")
-    if request.tools:
-        if "tools" not in details.capabilities:
-            raise InvalidRequest(f"model '{name}' does not support tools")
-        raise InvalidRequest("tools: calling tools is not supported by the embedded engine yet; leave `tools` out")
-    if request.think:
-        if "thinking" not in details.capabilities:
-            raise InvalidRequest(f"model '{name}' does not support thinking")
-        raise InvalidRequest("think: thinking apart is not supported by the embedded engine yet; send false")
+    if request.tools and "tools" not in details.capabilities:
+        raise InvalidRequest(f"model '{name}' does not support tools")
+    if request.think and "thinking" not in details.capabilities:
+        raise InvalidRequest(f"model '{name}' does not support thinking")
     if request.suffix:
         if "insert" not in details.capabilities:
             raise InvalidRequest(f"model '{name}' does not support insert")
@@ -54,8 +51,23 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
         )
 
 
+def parser_for(request: GenerateRequest, details: ModelDetails, *, thinking_open: bool) -> StreamParser | None:
+    """What tells apart what the model says, thinks and calls; None where its text is passed on as it is.
+
+    `thinking_open` when the prompt already ends inside the model's reasoning.
+    """
+    thinks = "thinking" in details.capabilities
+    if request.raw or not (request.tools or thinks):
+        return None
+    tool_format = format_of_template(details.template)
+    tags = HARMONY_THINKING if tool_format is HARMONY else ThinkingTags(implied=thinking_open)
+    return StreamParser(request.tools, tool_format, tags if thinks else None)
+
+
 def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> GenerateRequest:
-    """The request with the model's own system prompt, unless it brings one."""
+    """The request with the model's own system prompt, unless it has one; a model that can think does, unless told."""
+    if request.think is None and "thinking" in details.capabilities:
+        request = replace(request, think=True)
     if details.system and not request.raw:
         if request.prompt is not None and request.system is None:
             request = replace(request, system=details.system)
