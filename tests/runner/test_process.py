@@ -46,7 +46,7 @@ def pids() -> set[int]:
     return {int(pid) for pid, parent, args in rows if int(parent) == os.getpid() and "garzone.runner.main" in args}
 
 
-async def eventually(condition: object, timeout_s: float = 5.0) -> None:
+async def eventually(condition: object, timeout_s: float = 20.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -131,7 +131,7 @@ async def test_closing_the_stream_stops_the_work_and_frees_the_model(make_pool: 
                 break
     started = time.monotonic()
     await text(pool, ask())
-    assert time.monotonic() - started < 1.0  # 200 slow tokens would take four seconds
+    assert time.monotonic() - started < 2.5  # 200 slow tokens would take four seconds
 
 
 async def test_cancelling_the_task_that_reads_stops_the_work_too(make_pool: MakePool) -> None:
@@ -144,7 +144,7 @@ async def test_cancelling_the_task_that_reads_stops_the_work_too(make_pool: Make
         await reading
     started = time.monotonic()
     await text(pool, ask())
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 2.5
 
 
 async def test_a_full_queue_refuses(make_pool: MakePool) -> None:

@@ -67,7 +67,7 @@ def test_hanging_up_frees_the_runner_within_a_step(url: str) -> None:
     connection.close()
     started = time.monotonic()
     generate(url, "hello")
-    assert time.monotonic() - started < 1  # 240 slow tokens would take five seconds
+    assert time.monotonic() - started < 3  # 240 slow tokens would take five seconds
 
 
 def test_stop_unloads(url: str) -> None:
