@@ -46,6 +46,7 @@ class OllamaClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
         self._transport = Transport(without_v1(base_url), timeout_s=timeout_s, headers=headers)
         self.base_url = self._transport.base_url
+        self._info_timeout_s = min(_INFO_TIMEOUT_S, timeout_s)
         self._num_ctx = num_ctx
         self._trained_ctx: dict[str, int] = {}
         self._counts_tokens = True
@@ -77,7 +78,7 @@ class OllamaClient:
             body = {"model": model, "messages": [{"role": "user", "content": text}]}
             try:
                 answer = await self._transport.post_json(
-                    "/v1/messages/count_tokens", body, Asked(model), timeout_s=_INFO_TIMEOUT_S
+                    "/v1/messages/count_tokens", body, Asked(model), timeout_s=self._info_timeout_s
                 )
             except (Unreachable, ModelNotFound):
                 raise
@@ -96,7 +97,9 @@ class OllamaClient:
             ModelNotFound, BackendUnavailable: as the names say.
         """
         _check_model(model)
-        shown = await self._transport.post_json("/api/show", {"model": model}, Asked(model), timeout_s=_INFO_TIMEOUT_S)
+        shown = await self._transport.post_json(
+            "/api/show", {"model": model}, Asked(model), timeout_s=self._info_timeout_s
+        )
         listed = await self._listed(model)
         info = _mapping(shown.get("model_info"))
         details = _mapping(shown.get("details"))
@@ -135,7 +138,7 @@ class OllamaClient:
 
     async def _listed(self, model: str) -> Mapping[str, Any]:
         """The model's entry in `/api/tags`; empty if there is none."""
-        answer = await self._transport.get_json("/api/tags", timeout_s=_INFO_TIMEOUT_S)
+        answer = await self._transport.get_json("/api/tags", timeout_s=self._info_timeout_s)
         models: object = answer.get("models")
         wanted = _full_name(model)
         for entry in cast("list[object]", models) if isinstance(models, list) else []:

@@ -68,6 +68,7 @@ class OpenAIClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
         self._transport = Transport(without_v1(base_url), timeout_s=timeout_s, headers=headers)
         self.base_url = self._transport.base_url
+        self._info_timeout_s = min(_INFO_TIMEOUT_S, timeout_s)
         self._counts_tokens = True
         self._extended: bool | None = None
 
@@ -105,7 +106,9 @@ class OpenAIClient:
         if self._counts_tokens:
             body = {"model": model, "content": text, "prompt": text}  # llama-server reads one, vLLM the other
             try:
-                answer = await self._transport.post_json("/tokenize", body, Asked(model), timeout_s=_INFO_TIMEOUT_S)
+                answer = await self._transport.post_json(
+                    "/tokenize", body, Asked(model), timeout_s=self._info_timeout_s
+                )
             except (Unreachable, ModelNotFound):
                 raise
             except GarzoneError:
@@ -159,7 +162,7 @@ class OpenAIClient:
         return self._extended
 
     async def _models(self) -> list[dict[str, Any]]:
-        answer = await self._transport.get_json("/v1/models", timeout_s=_INFO_TIMEOUT_S)
+        answer = await self._transport.get_json("/v1/models", timeout_s=self._info_timeout_s)
         models: object = answer.get("data")
         entries = cast("list[object]", models) if isinstance(models, list) else []
         found = [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
@@ -181,7 +184,7 @@ class OpenAIClient:
     async def _props_context(self) -> int:
         """llama-server's context per request, if it is llama-server."""
         try:
-            props = await self._transport.get_json("/props", timeout_s=_INFO_TIMEOUT_S)
+            props = await self._transport.get_json("/props", timeout_s=self._info_timeout_s)
         except Unreachable:
             raise
         except GarzoneError:
