@@ -80,7 +80,7 @@ def doctor(device: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": healthy, "checks": [asdict(finding) for finding in findings]}, indent=2))
     if not healthy:
-        raise click.exceptions.Exit(ENVIRONMENT_EXIT)
+        sys.exit(ENVIRONMENT_EXIT)
 
 
 def check_device(
