@@ -1,0 +1,172 @@
+"""Lane programs of the types with 32 elements a block: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
+
+One lane owns a whole block, 32 blocks a step. What lanes and steps are is said in ``quants``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tinygrad.dtype import DType, dtypes
+from tinygrad.uop.ops import UOp
+
+from garzone.kernels.gpu.activations import group_sum
+from garzone.kernels.gpu.intrinsics import half_to_float
+from garzone.kernels.gpu.quants import (
+    IQ4_VALUES,
+    LOW_NIBBLES,
+    MXFP4_VALUES,
+    Codebook,
+    Step,
+    dot_words,
+    element_at,
+    high_nibbles,
+    low_nibbles,
+    to_float,
+    words_at,
+    zero,
+)
+from garzone.kernels.layouts import GGMLType
+
+
+class Group32(NamedTuple):
+    """Activations of one group: eight words, the scale, what the dot product starts from, scale times sum."""
+
+    words: list[UOp]
+    scale: UOp
+    start: UOp
+    scaled_sum: UOp
+
+
+class Block32(NamedTuple):
+    """What a lane loaded of a block: scale (and minimum), high bits, words of nibbles or bytes."""
+
+    header: UOp
+    high_bits: UOp | None
+    words: list[UOp]
+
+
+def _prepare(step: Step, offset: int) -> Group32:
+    scale, packed = step.row.groups(step.block, 1)[0]
+    scale = step.keep(scale)
+    total = group_sum(packed)
+    return Group32(
+        step.row.words(step.block * 32, 8),
+        scale,
+        total * -offset if offset else zero(),
+        scale * to_float(total),
+    )
+
+
+def _fifth_bits(high_bits: UOp, word_index: int) -> UOp:
+    """Bits 4i to 4i+3 of ``high_bits`` as bit 4 of the four bytes of a word; other bits of the result are noise.
+
+    With the four bits at positions 3 to 6, multiplying by 2 (1 + 2^7 + 2^14 + 2^21) puts bit 3 + k at position 8k + 4.
+    Three lower bits may come along: seven bits never overlap their own shift by seven, so nothing carries. One field
+    extraction and one full-rate 24-bit multiply do it.
+    """
+    field = (high_bits << 3) & 0x7F if word_index == 0 else (high_bits >> (4 * word_index - 3)) & 0x7F
+    return field * 0x408102
+
+
+@dataclass(frozen=True)
+class Nibbles:
+    """Q4_0, Q4_1, Q5_0, Q5_1: nibbles with an offset or a minimum, and a fifth bit where there is one."""
+
+    ggml_type: GGMLType
+    dtype: DType
+    offset: int = 0  # what is subtracted from the stored number
+    header_bytes: int = 2
+    has_fifth_bit: bool = False
+    lanes: int = 1
+    max_rows: int = 4
+
+    def prepare(self, step: Step) -> Group32:
+        """See ``Quant``."""
+        return _prepare(step, self.offset)
+
+    def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
+        """See ``Quant``."""
+        header = element_at(weights, base, 0)
+        at = self.header_bytes
+        high = None
+        if self.has_fifth_bit:
+            high = words_at(step, weights, base, at, 1)[0]
+            at += 4
+        return Block32(header, high, words_at(step, weights, base, at, 4))
+
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+        """See ``Quant``."""
+        packed = loaded.words
+        numbers = low_nibbles(packed) + high_nibbles(packed)
+        if loaded.high_bits is not None:
+            numbers = [n | (_fifth_bits(loaded.high_bits, i) & 0x10101010) for i, n in enumerate(numbers)]
+        total = to_float(dot_words(step, numbers, prepared.words, prepared.start)) * prepared.scale
+        product = half_to_float(loaded.header) * total
+        if self.offset:
+            return product
+        return product + half_to_float(loaded.header, 1) * prepared.scaled_sum
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Q8_0: 32 signed bytes and a scale."""
+
+    ggml_type: GGMLType = GGMLType.Q8_0
+    dtype: DType = dtypes.uint16
+    lanes: int = 1
+    max_rows: int = 4
+
+    def prepare(self, step: Step) -> Group32:
+        """See ``Quant``."""
+        return _prepare(step, 0)
+
+    def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
+        """See ``Quant``."""
+        return Block32(element_at(weights, base, 0), None, words_at(step, weights, base, 2, 8))
+
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+        """See ``Quant``."""
+        total = dot_words(step, loaded.words, prepared.words, zero(), signed=True)
+        return half_to_float(loaded.header) * (to_float(total) * prepared.scale)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """IQ4_NL and MXFP4: nibbles that stand for the values of a codebook."""
+
+    ggml_type: GGMLType
+    dtype: DType
+    codebook: Codebook
+    lanes: int = 1
+    max_rows: int = 4
+
+    def prepare(self, step: Step) -> Group32:
+        """See ``Quant``."""
+        return _prepare(step, 0)
+
+    def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
+        """See ``Quant``."""
+        return Block32(element_at(weights, base, 0), None, words_at(step, weights, base, weights.dtype.itemsize, 4))
+
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+        """See ``Quant``."""
+        numbers = [self.codebook.look_up(step, (w >> shift) & LOW_NIBBLES) for shift in (0, 4) for w in loaded.words]
+        total = dot_words(step, numbers, prepared.words, zero(), signed=True)
+        if self.ggml_type is GGMLType.MXFP4:
+            # A power of two, 2**(e - 127), halved because the codebook holds doubled values. Halving may leave the
+            # normal floats: exponents 0 and 1 are written as the subnormals they give (ggml_e8m0_to_fp32_half).
+            e = loaded.header
+            scale = (e < 2).where(UOp.const(0x00200000, dtypes.uint32) << e.minimum(1), (e.maximum(1) - 1) << 23)
+            return scale.bitcast(dtypes.float) * (to_float(total) * prepared.scale)
+        return half_to_float(loaded.header) * (to_float(total) * prepared.scale)
+
+
+Q4_0 = Nibbles(GGMLType.Q4_0, dtypes.uint16, offset=8)
+Q4_1 = Nibbles(GGMLType.Q4_1, dtypes.uint32, header_bytes=4)
+Q5_0 = Nibbles(GGMLType.Q5_0, dtypes.uint16, offset=16, has_fifth_bit=True)
+Q5_1 = Nibbles(GGMLType.Q5_1, dtypes.uint32, header_bytes=4, has_fifth_bit=True)
+Q8_0 = Bytes()
+IQ4_NL = Codes(GGMLType.IQ4_NL, dtypes.uint16, IQ4_VALUES)
+MXFP4 = Codes(GGMLType.MXFP4, dtypes.uint8, MXFP4_VALUES)

@@ -1,0 +1,147 @@
+"""How one lane reads its share of a quantised weight block and multiplies it with activations: what all types share.
+
+A quant type is cut into pieces: ``lanes`` neighbouring lanes own one block, each a fixed part of it. ``Step`` is a
+lane's place in one step of a row. Loops, rows and the sum across lanes are ``matvec``'s business; the types live in
+``legacy_quants`` (blocks of 32) and ``k_quants`` (blocks of 256). Bit layouts follow ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tinygrad.dtype import DType, dtypes
+from tinygrad.uop.ops import UOp
+
+from garzone.kernels.gpu.activations import Row
+from garzone.kernels.gpu.intrinsics import Intrinsics
+from garzone.kernels.layouts import BLOCK, GGMLType
+
+LOW_NIBBLES = 0x0F0F0F0F
+
+
+@dataclass(frozen=True)
+class Step:
+    """A lane's place: which block of the row, which piece of the block, which activations.
+
+    Attributes:
+        intrinsics: of the renderer.
+        row: the activations.
+        block: number of the block in the row; always one that exists.
+        piece: which part of the block this lane owns, below the type's ``lanes``.
+        keep: makes a float zero in lanes whose block lies beyond the row's end.
+    """
+
+    intrinsics: Intrinsics
+    row: Row
+    block: UOp
+    piece: UOp
+    keep: Callable[[UOp], UOp]
+
+
+class Quant(Protocol):
+    """One quantised type, as a lane sees it."""
+
+    @property
+    def ggml_type(self) -> GGMLType:
+        """The type in the file."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes own one block."""
+        ...
+
+    @property
+    def dtype(self) -> DType:
+        """What the weights' buffer is made of: the widest unsigned integer that divides a block."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """How many rows of weights fit the 128 registers of a lane at once."""
+        ...
+
+    def prepare(self, step: Step) -> Any:
+        """Loads and unpacks the activations of a step; shared by all rows of weights."""
+        ...
+
+    def load(self, step: Step, weights: UOp, base: UOp) -> Any:
+        """Loads the lane's piece of the block that begins at element ``base`` of ``weights``."""
+        ...
+
+    def dot(self, step: Step, loaded: Any, prepared: Any) -> UOp:
+        """The piece's share of the row's product, in float32."""
+        ...
+
+
+def units(quant: Quant) -> int:
+    """Buffer elements of one block."""
+    return BLOCK[quant.ggml_type].bytes // quant.dtype.itemsize
+
+
+def words_at(step: Step, weights: UOp, base: UOp, byte: int | UOp, count: int) -> list[UOp]:
+    """``count`` words of a block from byte offset ``byte``, a multiple of the buffer's element size."""
+    size = weights.dtype.itemsize
+    start = base + byte // size
+    return [step.intrinsics.load_word(weights, start + i * (4 // size)) for i in range(count)]
+
+
+def element_at(weights: UOp, base: UOp, byte: int) -> UOp:
+    """One buffer element of a block, widened to uint32."""
+    value = weights[base + byte // weights.dtype.itemsize].load()
+    return value if value.dtype == dtypes.uint32 else value.cast(dtypes.uint32)
+
+
+def zero() -> UOp:
+    """An int32 to start a dot product from."""
+    return UOp.const(0, dtypes.int)
+
+
+def word(value: int) -> UOp:
+    """A uint32 constant."""
+    return UOp.const(value, dtypes.uint32)
+
+
+def to_float(value: UOp) -> UOp:
+    """An integer as float32."""
+    return value.cast(dtypes.float)
+
+
+def dot_words(step: Step, a: Sequence[UOp], b: Sequence[UOp], start: UOp, *, signed: bool = False) -> UOp:
+    """``start`` plus the int8 products of equally long runs of words."""
+    for left, right in zip(a, b, strict=True):
+        start = step.intrinsics.dot4(left, right, start, signed=signed)
+    return start
+
+
+def low_nibbles(packed: Sequence[UOp]) -> list[UOp]:
+    """The lower four bits of every byte."""
+    return [w & LOW_NIBBLES for w in packed]
+
+
+def high_nibbles(packed: Sequence[UOp]) -> list[UOp]:
+    """The upper four bits of every byte."""
+    return [(w >> 4) & LOW_NIBBLES for w in packed]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Sixteen signed bytes that nibbles stand for, looked up with byte permutations, four at a time."""
+
+    values: tuple[int, ...]
+
+    def look_up(self, step: Step, nibbles: UOp) -> UOp:
+        """Replaces each byte of ``nibbles`` (0 to 15) by the value it stands for."""
+        tables = [word(sum((self.values[start + i] & 255) << (8 * i) for i in range(4))) for start in range(0, 16, 4)]
+        permute = step.intrinsics.permute_bytes
+        index = nibbles & 0x07070707
+        lower, upper = permute(tables[1], tables[0], index), permute(tables[3], tables[2], index)
+        # Byte i of the result comes from ``upper`` (bytes 4 to 7 of the pair) where bit 3 of the nibble is set.
+        return permute(upper, lower, ((nibbles >> 1) & 0x04040404) | 0x03020100)
+
+
+# kvalues_iq4nl and kvalues_mxfp4 of ggml-common.h.
+IQ4_VALUES = Codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
+MXFP4_VALUES = Codebook((0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))
