@@ -1,0 +1,157 @@
+"""A dense decoder: embedding, layers of attention and gated feed-forward, output. Built from the registry's operations.
+
+Names the tensors and puts the operations in order; computes nothing itself, and owns no state but the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tinygrad.tensor import Tensor
+
+from garzone.engine.architecture.config import ModelConfig
+from garzone.engine.weights import WeightDirectory
+from garzone.kernels.layouts import GGMLType
+from garzone.kernels.registry import (
+    AttentionFunction,
+    AttentionSpec,
+    Cache,
+    EmbedSpec,
+    LinearFunction,
+    LinearSpec,
+    Place,
+    Registry,
+    Step,
+)
+
+
+@dataclass(frozen=True)
+class _LayerPlan:
+    qkv: LinearSpec
+    attention_out: LinearSpec
+    gate_up: LinearSpec
+    down: LinearSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a decoder will need, checked against the file; nothing is allocated yet."""
+
+    config: ModelConfig
+    embed: EmbedSpec
+    attention: AttentionSpec
+    layers: tuple[_LayerPlan, ...]
+    output: LinearSpec
+
+
+@dataclass(frozen=True)
+class _Layer:
+    qkv: LinearFunction
+    attention_out: LinearFunction
+    gate_up: LinearFunction
+    down: LinearFunction
+
+
+def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
+    """Find every tensor and check its shape and type.
+
+    Raises:
+        GGUFError: a tensor is missing or has the wrong shape; names it.
+        UnsupportedModel: a tensor of a type that cannot be unpacked, or one that this architecture does not use.
+    """
+    c = config
+    query, key = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    table = weights.matrix("token_embd.weight", c.vocab_size, c.hidden)
+    layers: list[_LayerPlan] = []
+    for index in range(c.num_layers):
+        name = f"blk.{index}."
+        layers.append(
+            _LayerPlan(
+                qkv=LinearSpec(
+                    tuple(
+                        weights.matrix(f"{name}attn_{part}.weight", rows, c.hidden)
+                        for part, rows in (("q", query), ("k", key), ("v", key))
+                    ),
+                    norm=weights.vector(name + "attn_norm.weight", c.hidden),
+                    norm_eps=c.norm_eps,
+                    bias=_qkv_bias(c, weights, name, query, key),
+                ),
+                attention_out=LinearSpec(
+                    (weights.matrix(name + "attn_output.weight", c.hidden, query),),
+                    bias=weights.optional_vector(name + "attn_output.bias", c.hidden),
+                    residual=True,
+                ),
+                gate_up=LinearSpec(
+                    (
+                        weights.matrix(name + "ffn_gate.weight", c.feed_forward, c.hidden),
+                        weights.matrix(name + "ffn_up.weight", c.feed_forward, c.hidden),
+                    ),
+                    norm=weights.vector(name + "ffn_norm.weight", c.hidden),
+                    norm_eps=c.norm_eps,
+                    gated=True,
+                ),
+                down=LinearSpec((weights.matrix(name + "ffn_down.weight", c.hidden, c.feed_forward),), residual=True),
+            )
+        )
+    head = weights.matrix("output.weight", c.vocab_size, c.hidden) if weights.has("output.weight") else table
+    output_norm = weights.vector("output_norm.weight", c.hidden)
+    factors = weights.optional_vector("rope_freqs.weight", c.rope.dims // 2)
+    weights.refuse_unused()
+    return Plan(
+        config=c,
+        embed=EmbedSpec(table),
+        attention=AttentionSpec(
+            num_heads=c.num_heads,
+            num_kv_heads=c.num_kv_heads,
+            head_dim=c.head_dim,
+            rope=c.rope.table(c.num_ctx, factors),
+            rope_pairs=c.rope.pairs,
+            exact_cache=head.ggml_type is GGMLType.F32,
+        ),
+        layers=tuple(layers),
+        output=LinearSpec((head,), norm=output_norm, norm_eps=c.norm_eps, last_row=True),
+    )
+
+
+def _qkv_bias(config: ModelConfig, weights: WeightDirectory, prefix: str, query: int, key: int) -> np.ndarray | None:
+    """The stacked biases of q, k and v; zeros where an optional one is missing, None where all are."""
+    parts = (("q", query), ("k", key), ("v", key))
+    if config.attention_bias:
+        return np.concatenate([weights.vector(f"{prefix}attn_{part}.bias", size) for part, size in parts])
+    found = [weights.optional_vector(f"{prefix}attn_{part}.bias", size) for part, size in parts]
+    if all(bias is None for bias in found):
+        return None
+    filled = [np.zeros(size, np.float32) if b is None else b for b, (_, size) in zip(found, parts, strict=True)]
+    return np.concatenate(filled)
+
+
+class Decoder:
+    """The functions of a planned model, with its weights on the device."""
+
+    def __init__(self, plan: Plan, registry: Registry, place: Place) -> None:
+        self._embed = registry.build(plan.embed, place)
+        self._attention: AttentionFunction = registry.build(plan.attention, place)
+        self._layers = [
+            _Layer(
+                registry.build(layer.qkv, place),
+                registry.build(layer.attention_out, place),
+                registry.build(layer.gate_up, place),
+                registry.build(layer.down, place),
+            )
+            for layer in plan.layers
+        ]
+        self._output: LinearFunction = registry.build(plan.output, place)
+
+    def new_caches(self) -> list[Cache]:
+        """One layer's keys and values after the other."""
+        return [self._attention.new_cache() for _ in self._layers]
+
+    def __call__(self, step: Step, caches: list[Cache]) -> Tensor:
+        """The logits (1, at least vocab_size) of the step's last row; the caches are written in place."""
+        x: Tensor = self._embed(step)
+        for layer, cache in zip(self._layers, caches, strict=True):
+            attended, _ = self._attention(layer.qkv(x, step), cache, step)
+            x = layer.attention_out(attended, step, x)
+            x = layer.down(layer.gate_up(x, step), step, x)
+        return self._output(x, step)

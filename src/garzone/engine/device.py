@@ -1,0 +1,100 @@
+"""Finds and opens the device to compute on.
+
+Does not compile a model's kernels; one tiny kernel shows that a device works at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import sys
+from typing import Final
+
+from garzone.core.errors import DeviceUnavailable
+
+_log = logging.getLogger(__name__)
+
+# In this order when nothing was asked for. NV is tinygrad's own driver for the cards that CUDA runs too.
+PREFERENCE: Final = ("AMD", "CUDA", "NV", "METAL", "CPU")
+
+
+def open_device(asked: str = "") -> str:
+    """Open a device and run one kernel on it.
+
+    Args:
+        asked: a tinygrad device, possibly with a renderer (`CPU:X86`); "" for the best one that works.
+
+    Returns:
+        The name to create tensors with.
+
+    Raises:
+        DeviceUnavailable: what was asked for does not work, or nothing does.
+    """
+    if asked:
+        try:
+            return _open(asked)
+        except Exception as error:
+            raise DeviceUnavailable(f"device {asked!r} cannot be used: {_reason(error)}") from error
+    reasons: list[str] = []
+    for name in PREFERENCE:
+        if name == "METAL" and sys.platform != "darwin":
+            continue
+        try:
+            return _open(name)
+        except Exception as error:  # noqa: BLE001 - drivers and compilers raise anything
+            reasons.append(f"{name}: {_reason(error)}")
+            _log.debug("device %s cannot be used: %s", name, _reason(error))
+    raise DeviceUnavailable("no device can be used; " + "; ".join(reasons))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _open(asked: str) -> str:
+    from tinygrad.helpers import DEV, Target  # noqa: PLC0415 - importing this module must not open a device
+
+    target = Target.parse(asked.upper())
+    if target.device == "CPU" and not target.renderer and not shutil.which("clang"):
+        target = Target.parse("CPU:X86")
+    if target.device == "CPU" and target.renderer == "X86" and platform.machine().lower() not in ("x86_64", "amd64"):
+        raise DeviceUnavailable("no C compiler was found: install clang")
+    if target.renderer:
+        others = [known for known in DEV.value if known.device and known.device != target.device]
+        DEV.value = [target, *others]
+    if target.device == "CPU" and not shutil.which("clang"):
+        _log.warning("no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps")
+        _open_cpu_without_clang()
+    _try(target.device)
+    return target.device
+
+
+def _open_cpu_without_clang() -> None:
+    """Open tinygrad's CPU device where there is no clang.
+
+    tinygrad 0.14.0 compiles four programs of its command queue with clang whatever renderer is asked for
+    (CPUDevice.__init__ in runtime/ops_cpu.py). The queue is used under HCQ2=1 only, which garzone does not set, so the
+    one of the four that the x86 renderer can compile stands in for all.
+    """
+    from tinygrad.device import Device  # noqa: PLC0415
+    from tinygrad.runtime import ops_cpu  # noqa: PLC0415
+
+    names = ("ClangRenderer", "wait_prog", "timestamp_prog", "worker_prog")
+    saved = {name: getattr(ops_cpu, name) for name in names}
+    try:
+        ops_cpu.ClangRenderer = ops_cpu.X86Renderer  # type: ignore[misc,assignment]
+        for name in names[1:]:
+            setattr(ops_cpu, name, ops_cpu.signal_prog)
+        Device["CPU"]
+    finally:
+        for name, value in saved.items():
+            setattr(ops_cpu, name, value)
+
+
+def _try(device: str) -> None:
+    from tinygrad.tensor import Tensor  # noqa: PLC0415
+
+    if (Tensor([1.0, 2.0], device=device) + 1).tolist() != [2.0, 3.0]:
+        raise DeviceUnavailable(f"device {device} computes 1 + 1 wrongly")

@@ -1,0 +1,73 @@
+"""What every UOp kernel here needs: launching on tensors inside a JIT, the step's variables, small arithmetic.
+
+Does not define kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from tinygrad.dtype import dtypes
+from tinygrad.tensor import Tensor
+from tinygrad.uop import Ops
+from tinygrad.uop.ops import KernelInfo, UOp
+
+from garzone.kernels.registry import Step
+
+PANEL: Final = 16  # rows that advance together: one AVX512 register of float32
+F32: Final = dtypes.float32
+Kernel = Callable[..., UOp]
+
+
+def launch(kernel: Kernel, step: Step, *tensors: Tensor) -> list[Tensor]:
+    """Run a UOp kernel on tensors; the first ones are written. What comes back is each tensor after the kernel."""
+    uops = [tensor.uop for tensor in tensors]
+    placeholders = [UOp.placeholder_like(uop, slot=index) for index, uop in enumerate(uops)]
+    # Kernels name the variables themselves (see start, count); the bound ones must be among the call's sources.
+    bound = [variable for variable in (step.start, step.count) if isinstance(variable, UOp)]
+    call = kernel(*placeholders).call(*uops, *bound)
+    return [Tensor(uop.after(call)) for uop in uops]
+
+
+def empty(step: Step, *shape: int) -> Tensor:
+    """A float32 buffer for a kernel to write."""
+    return Tensor.empty(*shape, dtype=F32, device=step.tokens.device)
+
+
+def variables(num_ctx: int, chunk_tokens: int) -> tuple[UOp, UOp]:
+    """The variables `start` and `count`, to be bound at every call."""
+    first = UOp.variable("start", 0, max(num_ctx - 1, 1), dtype=dtypes.int)
+    return first, UOp.variable("count", 1, max(chunk_tokens, 2), dtype=dtypes.int)
+
+
+def _inside(bound: UOp) -> UOp:
+    """The same variable as a kernel sees it: a parameter."""
+    variable, _ = bound.unbind()
+    return UOp.variable(variable.expr, int(variable.vmin), int(variable.vmax), dtype=dtypes.int, param=True)
+
+
+def start(step: Step) -> UOp:
+    """The position of the step's first row, inside a kernel."""
+    return _inside(step.start)
+
+
+def count(step: Step) -> UOp | int:
+    """The number of the step's real rows, inside a kernel."""
+    return step.count if isinstance(step.count, int) else _inside(step.count)
+
+
+def sum_over(value: UOp, *ranges: UOp) -> UOp:
+    """The sum of `value` over ranges."""
+    return value.reduce(*ranges, arg=Ops.ADD)
+
+
+def info(name: str) -> KernelInfo:
+    """A kernel's name. Its ranges say what to unroll, so tinygrad has nothing left to choose."""
+    return KernelInfo(name=name, opts_to_apply=())
+
+
+def split(size: int, most: int) -> int:
+    """The largest power of two up to `most` that divides `size`."""
+    return math.gcd(size, most)

@@ -1,0 +1,262 @@
+"""The seam between a model and the code that computes it: what an operation is, and who offers it on which device.
+
+Says what has to be computed, and picks the best implementation on offer; computes nothing itself.
+
+A model is built from three operations: EMBED, LINEAR (with what usually surrounds it: norm before, gate or residual
+after) and ATTENTION (rotation, KV cache, softmax). Each place in the model asks `Registry.build` once, with its packed
+weights; what comes back is a function on tensors, called while the JIT captures a step. An implementation keeps the
+weights in whatever layout it likes, and is free to fuse.
+
+A step handles `rows` token rows: 1 in decode, up to the chunk in prefill, where only the first `count` rows are real.
+Implementations may leave any garbage in the rows behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import numpy as np
+from tinygrad.tensor import Tensor
+from tinygrad.uop.ops import UOp
+
+from garzone.kernels.layouts import GGMLType
+
+
+class Operation(Enum):
+    """The three things a dense decoder is made of."""
+
+    EMBED = "embed"
+    LINEAR = "linear"
+    ATTENTION = "attention"
+
+
+class RopePairs(Enum):
+    """Which elements of a head are rotated together: (0, 1), (2, 3) ... or (0, half), (1, half + 1) ..."""
+
+    ADJACENT = "adjacent"
+    HALVES = "halves"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix as the file has it. `read` gives the packed bytes, row after row, without copying."""
+
+    name: str
+    ggml_type: GGMLType
+    rows: int
+    columns: int
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class EmbedSpec:
+    """Rows of a table: tokens (rows,) int32 -> (rows, columns) float32."""
+
+    table: Matrix
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """What decides which implementation can be used."""
+        return (self.table,)
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """`y = residual + act(norm(x) @ W.T + bias)`, with only the parts that are asked for.
+
+    The rows of `matrices` are stacked (q, k, v). `norm` is the weight of an RMS norm of the input. With `gated` there
+    are two matrices, gate and up, and y = silu(x @ gate.T) * (x @ up.T). With `last_row` only the last real row is
+    computed, and the result is (1, rows of W); there it may be padded with more columns.
+    """
+
+    matrices: tuple[Matrix, ...]
+    norm: np.ndarray | None = None
+    norm_eps: float = 0.0
+    bias: np.ndarray | None = None
+    gated: bool = False
+    residual: bool = False
+    last_row: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Elements of an input row."""
+        return self.matrices[0].columns
+
+    @property
+    def out_columns(self) -> int:
+        """Elements of an output row."""
+        return self.matrices[0].rows if self.gated else sum(matrix.rows for matrix in self.matrices)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Causal attention over a KV cache with rotary positions.
+
+    Input rows hold q (num_heads * head_dim), k and v (num_kv_heads * head_dim each). `rope` is (num_ctx, dims / 2, 2):
+    cosine and sine; the first `dims` elements of a head are rotated, the rest pass. With `exact_cache` (models in
+    float32) keys and values are kept as float32 rather than float16.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: np.ndarray
+    rope_pairs: RopePairs
+    exact_cache: bool = False
+    matrices: tuple[Matrix, ...] = ()
+
+    @property
+    def rope_dims(self) -> int:
+        """How many elements of a head are rotated."""
+        return 2 * self.rope.shape[1]
+
+
+Spec = EmbedSpec | LinearSpec | AttentionSpec
+
+
+@dataclass
+class Place:
+    """Where operations are built: the device, the sizes every operation shares, and what they may share of memory.
+
+    `shared` lets implementations reuse tensors (a tied embedding, a rope table); its keys are theirs to choose.
+    `dense_bytes` is how much may still be spent on unpacked weights; `memory_bytes` counts what was allocated.
+    """
+
+    device: str
+    num_ctx: int
+    chunk_tokens: int
+    dense_bytes: int
+    memory_bytes: int = 0
+    shared: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    def upload(self, array: np.ndarray) -> Tensor:
+        """The array as a realised tensor on the device."""
+        tensor = Tensor(np.ascontiguousarray(array), device=self.device).contiguous().realize()
+        self.memory_bytes += int(array.nbytes)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the captured function. `start` is the position of the first row; both variables are bound.
+
+    `rows` is the leading dimension of every activation: 1 in decode, where `count` is the number 1.
+    """
+
+    rows: int
+    tokens: Tensor
+    start: UOp
+    count: UOp | int
+
+
+class EmbedFunction(Protocol):
+    """What EMBED is built into."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """(rows, columns) float32."""
+        ...
+
+
+class LinearFunction(Protocol):
+    """What LINEAR is built into."""
+
+    def __call__(self, x: Tensor, step: Step, residual: Tensor | None = None) -> Tensor:
+        """(rows, out_columns) float32."""
+        ...
+
+
+Cache = tuple[Tensor, ...]
+
+
+class AttentionFunction(Protocol):
+    """What ATTENTION is built into. The layout of the cache is its own business."""
+
+    def new_cache(self) -> Cache:
+        """The realised tensors of one layer's keys and values; whatever is in them must be finite."""
+        ...
+
+    def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
+        """Rotate, write rows [start, start + count) of the cache, attend: (rows, num_heads * head_dim) float32.
+
+        The cache tensors that come back are the given ones after the write; go on with those.
+        """
+        ...
+
+
+class Builder(Protocol):
+    """Turns a spec into a function, uploading weights as it likes. Returns None to decline this one."""
+
+    def __call__(self, spec: Any, place: Place) -> Any:
+        """An EmbedFunction, LinearFunction or AttentionFunction, as the spec is; or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An implementation: for which operation, on which device ("" for any), of which types (empty for any)."""
+
+    name: str
+    operation: Operation
+    build: Builder
+    device: str = ""
+    ggml_types: frozenset[GGMLType] = frozenset()
+    rank: int = 0
+
+    def fits(self, operation: Operation, device: str, ggml_types: frozenset[GGMLType]) -> bool:
+        """Whether it is worth asking."""
+        return (
+            self.operation is operation
+            and self.device in ("", device)
+            and (not self.ggml_types or ggml_types <= self.ggml_types)
+        )
+
+
+_OPERATION_OF: Final = {
+    EmbedSpec: Operation.EMBED,
+    LinearSpec: Operation.LINEAR,
+    AttentionSpec: Operation.ATTENTION,
+}
+
+
+class Registry:
+    """All implementations on offer. The highest rank that fits and does not decline is taken.
+
+    `chosen` counts, by implementation, the places that were built with it.
+    """
+
+    def __init__(self, offers: tuple[Offer, ...] = ()) -> None:
+        self._offers = list(offers)
+        self.chosen: dict[str, int] = {}
+
+    def register(self, offer: Offer) -> None:
+        """Add an implementation."""
+        self._offers.append(offer)
+
+    def offers_for(self, spec: Spec, device: str) -> list[Offer]:
+        """Those worth asking, best first. `device` is a tinygrad device name, without an index."""
+        types = frozenset(matrix.ggml_type for matrix in spec.matrices)
+        fitting = [offer for offer in self._offers if offer.fits(_OPERATION_OF[type(spec)], device, types)]
+        return sorted(fitting, key=lambda offer: -offer.rank)
+
+    def build(self, spec: Spec, place: Place) -> Any:
+        """The function for this place of the model.
+
+        Raises:
+            LookupError: nobody offers it; cannot happen with the portable implementation registered.
+        """
+        for offer in self.offers_for(spec, place.device.partition(":")[0]):
+            function = offer.build(spec, place)
+            if function is not None:
+                self.chosen[offer.name] = self.chosen.get(offer.name, 0) + 1
+                return function
+        raise LookupError(f"nothing on {place.device} computes {type(spec).__name__}")
+
+
+def default_registry() -> Registry:
+    """Everything this package offers: the portable implementation, and what devices add to it."""
+    from garzone.kernels import portable  # noqa: PLC0415 - it imports this module
+
+    return Registry(portable.OFFERS)
