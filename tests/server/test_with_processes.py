@@ -112,3 +112,11 @@ def test_a_client_that_leaves_the_queue_costs_nothing(url: str) -> None:
     generate(url, "hello")
     assert time.monotonic() - started < 3  # ten more would take six seconds
     busy.close()
+
+
+def test_a_number_that_is_not_finite_is_refused_wherever_it_hides(url: str) -> None:
+    body = b'{"model":"clever","messages":[{"role":"user","content":"x"}],"tools":[{"function":'
+    body += b'{"name":"f","parameters":{"x":1e999}}}]}'
+    response = httpx2.post(f"{url}/api/chat", content=body, timeout=30)
+    assert response.status_code == 400
+    assert "not finite" in response.json()["error"]

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 
-from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed, RunnerCrashed
+from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed, InvalidRequest, RunnerCrashed
 from garzone.core.generation import GenerateRequest
 from garzone.runner.protocol import (
     PROTOCOL_VERSION,
@@ -115,15 +115,24 @@ class RunnerProcess:
         return message
 
     def begin(self, request: GenerateRequest) -> Answer:
-        """Start to answer a request; only when the last one has ended. Raises RunnerCrashed when it cannot."""
+        """Start to answer a request; only when the last one has ended.
+
+        Raises:
+            RunnerCrashed: the process cannot.
+            InvalidRequest: it has a number in it that JSON does not have.
+        """
         if self._failed is not None:
             raise self._failed
         number = self._next_id
         self._next_id += 1
+        try:
+            frame = encode(Generate(number, request))
+        except ValueError as error:
+            raise InvalidRequest(f"a number in the request is not finite: {error}") from error
         self._answers[number] = asyncio.Queue()
         self._last_heard = time.monotonic()
         self._watch()
-        self._send(Generate(number, request))
+        self._write(frame)
         return Answer(self, number, self._answers[number])
 
     def end(self, number: int, failed: GarzoneError | None = None) -> None:
@@ -159,9 +168,12 @@ class RunnerProcess:
                 self._process.kill()
 
     def _send(self, message: Message) -> None:
+        self._write(encode(message))
+
+    def _write(self, frame: bytes) -> None:
         assert self._process.stdin is not None
         if not self._process.stdin.is_closing():
-            self._process.stdin.write(encode(message))
+            self._process.stdin.write(frame)
 
     def _fail(self, error: GarzoneError) -> None:
         """Everybody who waits for this process learns that it is of no more use."""

@@ -1,0 +1,82 @@
+"""Whatever a client sends, it is understood or refused with a sentence; nothing else happens."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from garzone.core.errors import InvalidRequest
+from garzone.core.generation import Delta, FinishReason, SamplingParams, Usage
+from garzone.runner import protocol
+from garzone.server.dialects import ollama, openai
+from garzone.server.exchange import Exchange
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["5m", "json", "user"])
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = [
+    "model", "name", "messages", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format",
+    "think", "keep_alive", "images", "options", "tools", "truncate", "shift", "logprobs", "stop", "temperature", "top_p",
+    "seed", "max_tokens", "n", "tool_choice", "response_format", "stream_options", "reasoning_effort", "reasoning",
+]  # fmt: skip
+OPTIONS = st.dictionaries(st.sampled_from([*ollama.Options.model_fields, "num_gpu"]), SCALARS, max_size=4)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "system", "assistant", "tool", "developer"]) | ANYTHING},
+    optional={
+        "content": ANYTHING | st.just([{"type": "text", "text": "x"}]),
+        "tool_calls": ANYTHING | st.just([{"function": {"name": "f", "arguments": "[1]"}}]),
+        "images": ANYTHING,
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {"model": st.just("m") | ANYTHING},
+    optional={
+        **{name: ANYTHING for name in NAMES if name not in ("model", "options", "messages")},
+        "options": OPTIONS | ANYTHING,
+        "messages": st.lists(MESSAGE, max_size=2) | ANYTHING,
+    },
+)
+
+
+@pytest.mark.parametrize("exchange_of", [ollama.ChatExchange, ollama.GenerateExchange, openai.ChatExchange])
+@given(body=BODIES)
+def test_any_body_becomes_a_request_or_a_sentence(
+    exchange_of: Callable[[Mapping[str, Any]], Exchange], body: dict[str, Any]
+) -> None:
+    try:
+        exchange = exchange_of(body)
+        request = exchange.to_request(SamplingParams())
+    except InvalidRequest as error:
+        assert str(error)
+        return
+    assert request.model
+    frame = protocol.encode(protocol.Generate(1, request))  # what is understood can be sent to the runner
+    assert protocol.parse(frame[4:]) == protocol.Generate(1, request)
+
+
+@given(st.lists(st.text(max_size=12), max_size=6), st.sampled_from(FinishReason))
+def test_any_text_survives_every_dialect(pieces: list[str], reason: FinishReason) -> None:
+    deltas = [*(Delta(text=piece) for piece in pieces), Delta(finish_reason=reason, usage=Usage())]
+    chat = ollama.ChatExchange({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+    chat.to_request(SamplingParams())
+    lines = b"".join(map(chat.piece, deltas)).splitlines()
+    assert "".join(json.loads(line)["message"]["content"] for line in lines) == "".join(pieces)
+    assert [json.loads(line)["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    completion = openai.ChatExchange({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+    events = (completion.begin() + b"".join(map(completion.piece, deltas))).split(b"\n\n")
+    assert events[-2:] == [b"data: [DONE]", b""]
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "".join(pieces)
