@@ -29,8 +29,9 @@ ANYTHING = st.recursive(
 )
 NAMES = [
     "model", "name", "messages", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format",
-    "think", "keep_alive", "images", "options", "tools", "truncate", "shift", "logprobs", "stop", "temperature", "top_p",
-    "seed", "max_tokens", "n", "tool_choice", "response_format", "stream_options", "reasoning_effort", "reasoning",
+    "think", "keep_alive", "images", "options", "tools", "truncate", "shift", "logprobs", "stop", "temperature",
+    "top_p", "seed", "max_tokens", "n", "tool_choice", "response_format", "stream_options", "reasoning_effort",
+    "reasoning",
 ]  # fmt: skip
 OPTIONS = st.dictionaries(st.sampled_from([*ollama.Options.model_fields, "num_gpu"]), SCALARS, max_size=4)
 MESSAGE = st.fixed_dictionaries(
