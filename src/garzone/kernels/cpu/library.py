@@ -9,6 +9,7 @@ import ctypes
 import os
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,7 @@ from garzone.kernels.cpu.instruction_sets import PORTABLE, InstructionSet, suppo
 from garzone.kernels.layouts import GGMLType
 
 POOL = Unit("pool", ("pool.c",))
-OPERATIONS = Unit("operations", ("operations.c", "attention.c", "activation.c", "products.c"))
+OPERATIONS = Unit("operations", ("program.c", "operations.c", "attention.c", "activation.c", "products.c"))
 QUANTISED = frozenset(
     {
         GGMLType.Q4_0,
@@ -121,6 +122,32 @@ class SelfAttention(ctypes.Structure):
     ]
 
 
+class Attention(ctypes.Structure):
+    """`Attention` with its `KVCache` (csrc/attention.h)."""
+
+    _fields_: ClassVar = [
+        *_fields(_pointer, "keys values"),
+        *_fields(_long, "kv_heads head_size cache_positions"),
+        *_fields(_pointer, "queries out slots positions"),
+        *_fields(_long, "tokens heads query_stride"),
+        ("scratch", _pointer),
+    ]
+
+
+class CallKind(IntEnum):
+    """`CallKind` (csrc/program.h)."""
+
+    EMBED = 0
+    LINEAR = 1
+    ATTENTION = 2
+
+
+class Call(ctypes.Structure):
+    """`Call` (csrc/program.h)."""
+
+    _fields_: ClassVar = [("kind", _long), *_fields(_pointer, "operation out x residual cache")]
+
+
 def address_of(function: object) -> int:
     """Where a C function lies."""
     return ctypes.cast(function, _pointer).value or 0  # pyright: ignore[reportArgumentType]
@@ -204,6 +231,10 @@ class OperationLibrary:
         self.multiply_together = library.multiply_together
         self.multiply_together.argtypes = [_pointer, ctypes.POINTER(Product), ctypes.POINTER(_pointer), ctypes.c_int]
         self.multiply_together.restype = None
+        self.attend = library.attend
+        self.attend.argtypes, self.attend.restype = [_pointer, ctypes.POINTER(Attention)], None
+        self.run_program = library.run_program
+        self.run_program.argtypes, self.run_program.restype = [_pointer, _long, _pointer, _long, _long], None
         self.run_embed = address_of(library.run_embed)
         self.run_linear = address_of(library.run_linear)
         self.run_linear_residual = address_of(library.run_linear_residual)

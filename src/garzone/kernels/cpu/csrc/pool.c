@@ -5,11 +5,12 @@
  * interrupted between reading the count and taking a part could take a part of the *next* loop by the old count.
  *
  * A thread without work spins for some tens of microseconds, the time between two kernels of a token, and then sleeps.
+ * The caller that waits for the last part does the same: if the thread that runs it has lost its core to another
+ * program, the core that the caller leaves idle is where the system will put it.
  */
 #include "pool.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -26,7 +27,6 @@
 enum {
   CACHE_LINE = 64,
   SPINS_BEFORE_SLEEP = 3000,   /* 40 to 120 us, by the length of the processor's pause */
-  SPINS_BEFORE_YIELD = 20000,  /* the thread that holds the last part may have lost its core to another program */
   SLEEP_MS = 500,              /* no wake-up is ever lost by design; this bounds the damage if the design is wrong */
   COUNT_SHIFT = 16,
   GENERATION_SHIFT = 32,
@@ -42,6 +42,7 @@ typedef struct {
   _Atomic(void *) arg;
   /* written by everyone who finishes a part */
   _Alignas(CACHE_LINE) atomic_uint done;
+  atomic_bool caller_sleeps;
   /* one loop at a time */
   _Alignas(CACHE_LINE) atomic_flag busy;
   /* sleeping */
@@ -64,32 +65,39 @@ static inline void pause_briefly(void) {
 
 static inline int has_parts(uint64_t ticket) { return (ticket & 0xffff) < (ticket >> COUNT_SHIFT & 0xffff); }
 
-/* Sleeps until `wakes` differs from `seen`, or for SLEEP_MS. */
-static void sleep_until_woken(Threads *threads, unsigned seen) {
+/* Sleeps until the word is no longer `seen`, or for SLEEP_MS. */
+static void sleep_while(Threads *threads, atomic_uint *word, unsigned seen) {
 #if defined(__linux__)
+  (void)threads;
   struct timespec limit = {.tv_sec = SLEEP_MS / 1000, .tv_nsec = SLEEP_MS % 1000 * 1000000L};
-  syscall(SYS_futex, &threads->wakes, FUTEX_WAIT_PRIVATE, seen, &limit, NULL, 0);
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, &limit, NULL, 0);
 #else
   struct timeval now;
   gettimeofday(&now, NULL);
   long us = now.tv_usec + SLEEP_MS * 1000L;
   struct timespec limit = {.tv_sec = now.tv_sec + us / 1000000, .tv_nsec = us % 1000000 * 1000};
   pthread_mutex_lock(&threads->mutex);
-  if (atomic_load(&threads->wakes) == seen) pthread_cond_timedwait(&threads->woken, &threads->mutex, &limit);
+  if (atomic_load(word) == seen) pthread_cond_timedwait(&threads->woken, &threads->mutex, &limit);
   pthread_mutex_unlock(&threads->mutex);
 #endif
 }
 
-static void wake_all(Threads *threads) {
+/* Wakes all who sleep on a word that has just changed. */
+static void wake_sleepers(Threads *threads, atomic_uint *word) {
 #if defined(__linux__)
-  atomic_fetch_add(&threads->wakes, 1);
-  syscall(SYS_futex, &threads->wakes, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+  (void)threads;
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 #else
-  pthread_mutex_lock(&threads->mutex);
-  atomic_fetch_add(&threads->wakes, 1);
+  (void)word;
+  pthread_mutex_lock(&threads->mutex); /* whoever compared before the change is asleep by now, and not before its lock */
   pthread_cond_broadcast(&threads->woken);
   pthread_mutex_unlock(&threads->mutex);
 #endif
+}
+
+static void wake_workers(Threads *threads) {
+  atomic_fetch_add(&threads->wakes, 1);
+  wake_sleepers(threads, &threads->wakes);
 }
 
 /* Takes and runs parts until none is left.
@@ -105,7 +113,9 @@ static void work(Threads *threads) {
     if (atomic_compare_exchange_weak_explicit(&threads->ticket, &ticket, ticket + 1, memory_order_acq_rel,
                                               memory_order_acquire)) {
       task(arg, (unsigned)(ticket & 0xffff));
-      atomic_fetch_add_explicit(&threads->done, 1, memory_order_release);
+      unsigned parts = ticket >> COUNT_SHIFT & 0xffff;
+      if (atomic_fetch_add(&threads->done, 1) + 1 == parts && atomic_load(&threads->caller_sleeps))
+        wake_sleepers(threads, &threads->done);
       ticket = atomic_load_explicit(&threads->ticket, memory_order_acquire);
     }
   }
@@ -124,12 +134,23 @@ static void *worker(void *arg) {
       /* Announce first, look again after: either run() sees a sleeper, or this thread sees run()'s ticket. */
       unsigned seen = atomic_load(&threads->wakes);
       atomic_fetch_add(&threads->sleepers, 1);
-      if (!has_parts(atomic_load(&threads->ticket)) && !atomic_load(&threads->quit)) sleep_until_woken(threads, seen);
+      if (!has_parts(atomic_load(&threads->ticket)) && !atomic_load(&threads->quit))
+        sleep_while(threads, &threads->wakes, seen);
       atomic_fetch_sub(&threads->sleepers, 1);
       idle = 0;
     }
   }
   return NULL;
+}
+
+static void wait_for_parts(Threads *threads, unsigned parts) {
+  for (unsigned spins = 0; spins < SPINS_BEFORE_SLEEP; spins++) {
+    if (atomic_load_explicit(&threads->done, memory_order_acquire) == parts) return;
+    pause_briefly();
+  }
+  atomic_store(&threads->caller_sleeps, 1); /* announce first, look again after, as workers do */
+  for (unsigned done; (done = atomic_load(&threads->done)) != parts;) sleep_while(threads, &threads->done, done);
+  atomic_store(&threads->caller_sleeps, 0);
 }
 
 static void run(Pool *pool, PoolTask task, void *arg, unsigned parts) {
@@ -144,12 +165,9 @@ static void run(Pool *pool, PoolTask task, void *arg, unsigned parts) {
   atomic_store_explicit(&threads->done, 0, memory_order_relaxed);
   uint64_t generation = (atomic_load_explicit(&threads->ticket, memory_order_relaxed) >> GENERATION_SHIFT) + 1;
   atomic_store(&threads->ticket, generation << GENERATION_SHIFT | (uint64_t)parts << COUNT_SHIFT);
-  if (atomic_load(&threads->sleepers)) wake_all(threads);
+  if (atomic_load(&threads->sleepers)) wake_workers(threads);
   work(threads);
-  for (unsigned spins = 0; atomic_load_explicit(&threads->done, memory_order_acquire) < parts; spins++) {
-    if (spins < SPINS_BEFORE_YIELD) pause_briefly();
-    else sched_yield();
-  }
+  wait_for_parts(threads, parts);
   atomic_flag_clear(&threads->busy);
 }
 
@@ -161,7 +179,7 @@ static void *allocate_threads(void) {
 void pool_stop(Pool *pool) {
   Threads *threads = (Threads *)pool;
   atomic_store(&threads->quit, 1);
-  wake_all(threads);
+  wake_workers(threads);
   for (unsigned i = 0; i < threads->num_workers; i++) pthread_join(threads->workers[i], NULL);
   free(threads->workers);
   free(threads);
