@@ -23,6 +23,10 @@ END = 257
 CHUNK = 16
 
 
+class Tokenizer(ByteTokenizer):
+    special_ids = frozenset({256, 257})
+
+
 def next_byte(rows: Sequence[int]) -> int:
     return ord("a") + sum((index + 1) * token for index, token in enumerate(rows)) % 26
 
@@ -116,7 +120,7 @@ class PlainTemplate:
 def build(context_tokens: int = 256) -> Model:
     return Model(
         engine=ToyEngine(),
-        tokenizer=ByteTokenizer(),
+        tokenizer=Tokenizer(),
         context_tokens=context_tokens,
         device="TOY",
         memory_bytes=1000,

@@ -49,7 +49,7 @@ REQUESTS = st.builds(
 USAGES = st.builds(Usage, COUNT, COUNT, COUNT, NUMBER, NUMBER, NUMBER, st.lists(COUNT, max_size=4).map(tuple))
 FAILURES = st.builds(protocol.Failure, TEXT, TEXT, st.lists(COUNT, max_size=2).map(tuple))
 FRAMES = st.one_of(
-    st.builds(protocol.Generate, COUNT, REQUESTS),
+    st.builds(protocol.Generate, COUNT, REQUESTS, st.booleans()),
     st.builds(protocol.Load, TEXT, COUNT, TEXT, TEXT),
     st.builds(protocol.Piece, COUNT, TEXT),
     st.builds(protocol.Finished, COUNT, TEXT, st.sampled_from(FinishReason), USAGES),

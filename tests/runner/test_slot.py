@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from garzone.core.errors import ContextOverflow, GenerationFailed, InvalidReques
 from garzone.core.generation import FinishReason, GenerateRequest, SamplingParams
 from garzone.runner.protocol import Accepted, Finished, Piece, Progress
 from garzone.runner.slot import Listener, Slot
-from tests.runner.stand_in import CHUNK, build, next_byte
+from garzone.text.detokenizer import Detokenizer
+from tests.runner.stand_in import CHUNK, Tokenizer, ToyEngine, build, next_byte
 
 
 def raw(prompt: str, max_tokens: int | None = 8, **given_fields: object) -> GenerateRequest:
@@ -81,6 +83,25 @@ def test_an_end_token_ends_the_answer_and_is_not_shown() -> None:
     assert end.finish_reason is FinishReason.STOP
     assert len(text) == 5
     assert end.usage.completion_tokens == 6
+
+
+def test_control_tokens_are_only_shown_to_those_who_look_for_them() -> None:
+    class Marked(ToyEngine):
+        def _logits(self) -> np.ndarray:
+            return np.eye(258, dtype=np.float32)[(ord("a"), 256, ord("b"), 257)[self.steps]]
+
+    class Named(Tokenizer):
+        def token_bytes(self, token_id: int) -> bytes:
+            return b"<mark>" if token_id == 256 else super().token_bytes(token_id)
+
+    named = Named()
+    model = replace(build(), engine=Marked(), tokenizer=named, new_detokenizer=lambda: Detokenizer(named))
+    shown: list[str] = []
+    for keep_special in (False, True):
+        emitted: list[Accepted | Progress | Piece] = []
+        Slot(model).answer(raw("x", None), Listener(1, emitted.append, lambda: False, keep_special))
+        shown.append("".join(message.text for message in emitted if isinstance(message, Piece)))
+    assert shown == ["ab", "a<mark>b"]
 
 
 def test_a_stop_string_ends_the_answer_before_it() -> None:

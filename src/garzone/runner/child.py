@@ -114,7 +114,7 @@ class RunnerProcess:
         assert isinstance(message, Loaded)
         return message
 
-    def begin(self, request: GenerateRequest) -> Answer:
+    def begin(self, request: GenerateRequest, *, keep_special: bool = False) -> Answer:
         """Start to answer a request; only when the last one has ended.
 
         Raises:
@@ -126,7 +126,7 @@ class RunnerProcess:
         number = self._next_id
         self._next_id += 1
         try:
-            frame = encode(Generate(number, request))
+            frame = encode(Generate(number, request, keep_special))
         except ValueError as error:
             raise InvalidRequest(f"a number in the request is not finite: {error}") from error
         self._answers[number] = asyncio.Queue()

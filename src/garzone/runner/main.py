@@ -111,7 +111,7 @@ def _answer(channel: Channel, slot: Slot, message: Generate) -> bool:
         return channel.cancelled(message.id)
 
     try:
-        channel.send(slot.answer(message.request, Listener(message.id, channel.send, cancelled)))
+        channel.send(slot.answer(message.request, Listener(message.id, channel.send, cancelled, message.keep_special)))
     except BrokenPipeError:
         return True
     except GenerationFailed as error:  # nonsense may be in the rows, too

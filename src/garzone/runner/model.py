@@ -53,6 +53,11 @@ class Tokenizer(Protocol):
         """All tokens that end an answer."""
         ...
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Control tokens, which are no text."""
+        ...
+
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`."""
         ...

@@ -28,7 +28,7 @@ from garzone.core.ports import ModelStore
 from garzone.runner.child import Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Load, Loaded, Piece
-from garzone.runner.support import check_supported, is_go_template, parser_for, with_model_defaults
+from garzone.runner.support import check_supported, is_go_template, is_parsed, parser_for, with_model_defaults
 from garzone.text.stream_parser import StreamParser
 
 BACKEND: Final = "tinygrad"
@@ -119,7 +119,8 @@ class RunnerPool:
         parser: StreamParser | None = None
         num_calls = 0
         try:
-            answer = process.begin(with_model_defaults(request, details))
+            request = with_model_defaults(request, details)
+            answer = process.begin(request, keep_special=is_parsed(request, details))
             while True:
                 message = await answer.next()
                 if isinstance(message, Accepted):

@@ -42,10 +42,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer a request. `id` only ever grows."""
+    """Answer a request. `id` only ever grows.
+
+    `keep_special`: the text of control tokens is part of the answer, for who looks for calls and thoughts in it.
+    """
 
     id: int
     request: GenerateRequest
+    keep_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)

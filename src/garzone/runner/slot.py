@@ -25,11 +25,15 @@ from garzone.runner.stop_strings import StopMatcher
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who waits for an answer: the request's id, where pieces go, and whether they are still wanted."""
+    """Who waits for an answer: the request's id, where pieces go, and whether they are still wanted.
+
+    `keep_special` as in `Generate`.
+    """
 
     number: int
     emit: Callable[[Accepted | Progress | Piece], None]
     cancelled: Callable[[], bool]
+    keep_special: bool = False
 
 
 class Slot:
@@ -108,6 +112,7 @@ class Slot:
         model = self._model
         sampler = model.new_sampler(sampling, prompt)
         text, stops = model.new_detokenizer(), StopMatcher(sampling.stop)
+        hidden = frozenset[int]() if listener.keep_special else model.tokenizer.special_ids
         while True:
             if listener.cancelled():
                 return "", FinishReason.ABORTED
@@ -117,7 +122,7 @@ class Slot:
             answer.append(token_id)
             if token_id in model.tokenizer.eos_ids:
                 return stops.push(text.finish()) + stops.finish(), FinishReason.STOP
-            piece = stops.push(text.push(token_id))
+            piece = "" if token_id in hidden else stops.push(text.push(token_id))
             if stops.matched is not None:
                 return piece, FinishReason.STOP
             if len(answer) == sampling.max_tokens:

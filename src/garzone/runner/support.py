@@ -51,14 +51,19 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
         )
 
 
+def is_parsed(request: GenerateRequest, details: ModelDetails) -> bool:
+    """Whether the answer's text is searched for thoughts and calls."""
+    return not request.raw and (bool(request.tools) or "thinking" in details.capabilities)
+
+
 def parser_for(request: GenerateRequest, details: ModelDetails, *, thinking_open: bool) -> StreamParser | None:
     """What tells apart what the model says, thinks and calls; None where its text is passed on as it is.
 
     `thinking_open` when the prompt already ends inside the model's reasoning.
     """
-    thinks = "thinking" in details.capabilities
-    if request.raw or not (request.tools or thinks):
+    if not is_parsed(request, details):
         return None
+    thinks = "thinking" in details.capabilities
     tool_format = format_of_template(details.template)
     tags = HARMONY_THINKING if tool_format is HARMONY else ThinkingTags(implied=thinking_open)
     return StreamParser(request.tools, tool_format, tags if thinks else None)
