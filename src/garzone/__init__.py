@@ -6,4 +6,18 @@ are resolved on first use.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from garzone.api import Garzone, code_review, implement_feature, query_local_coder
+
 __version__ = "0.1.0"
+__all__ = ["Garzone", "__version__", "code_review", "implement_feature", "query_local_coder"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from garzone import api  # noqa: PLC0415 - importing garzone must stay quick
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
