@@ -1,0 +1,135 @@
+"""What tokens cost, as of when, and what a task would have cost otherwise. Pure; keeps nothing.
+
+Everything here is an estimate and says so. Prices are dated, never fetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from garzone.core.task import Savings, Verdict
+
+PRICE_DATE = "2026-11"
+PRICE_SOURCE = "Anthropic's list prices as of 2026-11, USD per million tokens"
+CHARS_PER_TOKEN = 4  # the rule of thumb used throughout; English and code lie between 3 and 5
+ALONE = "alone"
+SUB_AGENT = "cheap cloud sub-agent"
+
+# What a coordinator does when it repairs something itself: read the files, run the check, edit, run the check again.
+ALONE_TURNS = 4
+TURN_OUTPUT_TOKENS = 120  # a tool call and the sentence before it
+CHECK_OUTPUT_TOKENS = 300  # a short failing test run as the coordinator reads it, twice
+CONTEXT_TOKENS = 20_000  # what every turn reads again from the prompt cache: system prompt, tools, conversation
+
+METHOD = (
+    "estimated: 4 characters a token; spent = the call and the result text; alone = reading the files, "
+    f"{ALONE_TURNS} turns of {TURN_OUTPUT_TOKENS} tokens, two check outputs of {CHECK_OUTPUT_TOKENS} and writing the "
+    "patch; the sub-agent does the same and costs the coordinator the same call and result."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """List price of a model in USD per million tokens. `cache_read` is what reading a cached prompt costs."""
+
+    model: str
+    input: float
+    output: float
+
+    @property
+    def cache_read(self) -> float:
+        """A tenth of the input price: the upper end of what is charged."""
+        return self.input / 10
+
+    def usd(self, *, input_tokens: float = 0, output_tokens: float = 0, cached_tokens: float = 0) -> float:
+        """What so many tokens cost."""
+        return (input_tokens * self.input + output_tokens * self.output + cached_tokens * self.cache_read) / 1e6
+
+
+PRICES: dict[str, Price] = {
+    price.model: price
+    for price in (
+        Price("Opus 5.5", 4, 20),
+        Price("Opus 4.5 to 5", 5, 25),
+        Price("Sonnet 5.5", 2, 10),
+        Price("Sonnet 3.5 to 4.6", 3, 15),
+        Price("Haiku 4.5", 1, 5),
+        Price("Haiku 5.5", 0.10, 0.50),
+    )
+}
+COORDINATOR = PRICES["Opus 5.5"]
+CHEAP = PRICES["Haiku 5.5"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a delegation cost the coordinator: the call it wrote, the result it read, one more turn."""
+
+    call_tokens: int
+    result_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Fresh tokens; the cached context of the extra turn is in `usd` only."""
+        return self.call_tokens + self.result_tokens
+
+    @property
+    def usd(self) -> float:
+        """At the coordinator's price, the cache reads of the extra turn included."""
+        return COORDINATOR.usd(
+            input_tokens=self.result_tokens, output_tokens=self.call_tokens, cached_tokens=CONTEXT_TOKENS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What one alternative would have cost: fresh tokens that somebody bills, and their price."""
+
+    name: str
+    model: str
+    tokens: int
+    usd: float
+    price_date: str = PRICE_DATE
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of a text by the stated rule, rounded up."""
+    return -(-len(text) // CHARS_PER_TOKEN)
+
+
+def baselines(file_bytes: int, patch: str, spent: Spent) -> tuple[Baseline, Baseline]:
+    """What the same work would have cost without garzone.
+
+    Args:
+        file_bytes: size of the files somebody had to read.
+        patch: the change that was needed, as a unified diff; "" where it is not known.
+        spent: what this delegation cost; a sub-agent needs the same call and result.
+
+    Returns:
+        The coordinator doing it alone, and a cheap cloud sub-agent doing it.
+    """
+    read = -(-file_bytes // CHARS_PER_TOKEN) + 2 * CHECK_OUTPUT_TOKENS
+    written = estimate_tokens(patch) + ALONE_TURNS * TURN_OUTPUT_TOKENS
+    alone_usd = COORDINATOR.usd(
+        input_tokens=read, output_tokens=written, cached_tokens=ALONE_TURNS * (CONTEXT_TOKENS + read / 2)
+    )
+    worker_usd = CHEAP.usd(
+        input_tokens=read, output_tokens=written, cached_tokens=ALONE_TURNS * (CONTEXT_TOKENS + read) / 2
+    )
+    return (
+        Baseline(ALONE, COORDINATOR.model, read + written, alone_usd),
+        Baseline(SUB_AGENT, CHEAP.model, read + written + spent.tokens, worker_usd + spent.usd),
+    )
+
+
+def savings(spent: Spent, alternatives: tuple[Baseline, ...]) -> Savings:
+    """The part of a report that says what it cost and what it is compared with."""
+    return Savings(spent.tokens, {b.name: b.tokens for b in alternatives}, estimated=True, method=METHOD)
+
+
+def net(outcome: str, baseline: float, spent: float) -> float:
+    """What a delegation saved against a baseline. Only what was proved replaces the work; all else is a loss.
+
+    An unproved result has to be looked at, a failed one done again: both are booked as what they cost.
+    """
+    return baseline - spent if outcome == Verdict.PROVED.value else -spent
