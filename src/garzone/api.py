@@ -1,6 +1,6 @@
 """The Python API: what people import from `garzone`.
 
-Three functions for one question each, and `Garzone` for everything else. Opens nothing until it is called, prints nothing.
+Three functions for one question each, and `Garzone` for everything else. Opens nothing until called, prints nothing.
 
     from garzone import query_local_coder
     print(query_local_coder("Write a regex for ISO dates", model="smollm2:135m"))
@@ -33,8 +33,8 @@ NUM_CTX = 8192  # always explicit: a server's own default can be as small as 204
 
 _CODER = "You are a careful software engineer. Answer with the code that was asked for, in one Markdown code block."
 _REVIEWER = (
-    "You are a careful code reviewer. List concrete problems, worst first; for each quote the line, say what goes wrong and "
-    "how to repair it. If there are none, say so."
+    "You are a careful code reviewer. List concrete problems, worst first; for each quote the line, say what goes "
+    "wrong and how to repair it. If there are none, say so."
 )
 
 
@@ -128,7 +128,7 @@ class Garzone:
             id=new_task_id(),
             kind=task_kind,
             instruction=instruction,
-            repo=Path(repo).absolute(),
+            repo=Path(repo),
             files=tuple(files),
             check=check,
             model=model or self._model,

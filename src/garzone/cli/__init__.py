@@ -60,9 +60,7 @@ def garzone() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `garzone` script; never returns normally."""
     try:
-        garzone.main(arguments, prog_name="garzone", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        result = garzone.main(arguments, prog_name="garzone", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -75,4 +73,4 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left; there is nobody to tell
         sys.exit(141)
-    sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)  # click returns the code of ctx.exit(code)

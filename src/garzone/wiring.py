@@ -1,0 +1,55 @@
+"""The composition root: the only place where ports meet parts.
+
+Everything that needs a store, a generator, a sandbox or a ledger gets it here, from Settings. Decides which part
+implements which port, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from garzone.agent.sandbox import open_sandbox
+from garzone.clients import open_client
+from garzone.delegate.ledger import Ledger
+from garzone.runner.process import RunnerPool
+from garzone.server.app import build_app
+from garzone.store.catalog import Store
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from garzone.config import Settings
+    from garzone.core.ports import TextGenerator
+
+__all__ = ["build_server", "open_generator", "open_ledger", "open_runner_pool", "open_sandbox", "open_store"]
+
+
+def open_store(settings: Settings) -> Store:
+    """Models on disk, in Ollama's layout."""
+    return Store(settings.models_dir, pypi_index=settings.pypi_index)
+
+
+def open_runner_pool(settings: Settings) -> RunnerPool:
+    """The embedded engine: one process per loaded model, started on first use."""
+    return RunnerPool(open_store(settings), settings)
+
+
+async def open_generator(settings: Settings, backend: str | None = None) -> TextGenerator:
+    """What a task is done with: the embedded engine, or the server at `backend` (or `settings.backend`).
+
+    Raises:
+        BackendUnavailable: nothing that speaks a known protocol answers there.
+    """
+    url = backend or settings.backend
+    return await open_client(url) if url else open_runner_pool(settings)
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger of tasks and savings; made on first use."""
+    return Ledger(settings.ledger_path)
+
+
+def build_server(settings: Settings, *, preload: str | None = None) -> Starlette:
+    """The API server over the embedded engine; closing it ends every runner process."""
+    pool = open_runner_pool(settings)
+    return build_app(pool, pool, open_store(settings), preload=preload, host=settings.host)
