@@ -1,0 +1,286 @@
+"""The C kernels as implementations of the registry's operations.
+
+Builds: weights are packed into memory of our own, and the struct that the C code reads is filled. Launching is
+`trampoline.py`'s business, computing is C's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+import numpy as np
+from tinygrad.dtype import dtypes
+from tinygrad.tensor import Tensor
+
+from garzone.core.errors import DeviceUnavailable, GGUFError
+from garzone.kernels.cpu import library
+from garzone.kernels.cpu.library import (
+    MATRIX_TYPES,
+    MOST_HEAD_SIZE,
+    CallKind,
+    matrix_library,
+    operation_library,
+    shared_threads,
+)
+from garzone.kernels.cpu.memory import Arena
+from garzone.kernels.cpu.program import Program, Recording, Values
+from garzone.kernels.cpu.trampoline import launch
+from garzone.kernels.launch import variables
+from garzone.kernels.registry import (
+    AttentionSpec,
+    Cache,
+    EmbedSpec,
+    LinearSpec,
+    Matrix,
+    Offer,
+    Operation,
+    Place,
+    RopePairs,
+    Step,
+)
+
+_log = logging.getLogger(__name__)
+
+RANK: Final = 100  # above anything portable
+LANES: Final = 16  # positions, rows and head elements come in sixteens (csrc/lanes.h)
+
+
+class Model:
+    """What the operations of one model share: memory for weights, and the workspace they take turns in."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.arena = Arena()
+        self.operations = operation_library()
+        self.threads = shared_threads()
+        self.workspace = library.Workspace(pool=self.threads.address)
+        self._sizes: dict[str, int] = {}
+        self._matrices: dict[str, library.Matrix] = {}
+
+    @property
+    def workspace_address(self) -> int:
+        """Where the C code finds the workspace; its fields may still grow until the first launch."""
+        return ctypes.addressof(self.workspace)
+
+    def need(self, **num_bytes: int) -> None:
+        """Make the named fields of the workspace at least that large."""
+        for name, size in num_bytes.items():
+            if size > self._sizes.get(name, 0):
+                setattr(self.workspace, name, self.take(size))
+                self._sizes[name] = size
+
+    def need_activations(self, columns: int) -> None:
+        """Make room for a chunk of that many columns, as floats and quantised."""
+        rows = self.place.chunk_tokens
+        wide = -(-columns // 32) * 32
+        quantised = max(self.operations.activation_bytes(count, wide) for count in (1, rows))
+        self.need(quantised=quantised, normalised=4 * rows * columns)
+
+    def take(self, num_bytes: int) -> int:
+        """Memory for weights, caches or working space."""
+        self.place.memory_bytes += num_bytes
+        return self.arena.take(num_bytes)
+
+    def floats(self, values: np.ndarray) -> int:
+        """The address of a copy of those numbers, as float32."""
+        array = np.ascontiguousarray(values, np.float32)
+        address = self.take(array.nbytes)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+        return address
+
+    def matrix(self, matrix: Matrix) -> library.Matrix:
+        """The packed matrix, made once: a tied embedding serves as output too.
+
+        Raises:
+            GGUFError: a weight is not a finite number; names the tensor.
+        """
+        if matrix.name not in self._matrices:
+            self._matrices[matrix.name] = self._pack(matrix)
+        return self._matrices[matrix.name]
+
+    def _pack(self, matrix: Matrix) -> library.Matrix:
+        kernels = matrix_library(matrix.ggml_type)
+        raw = np.ascontiguousarray(matrix.read().reshape(matrix.rows, -1)).view(np.uint8)
+        pointers = raw.ctypes.data + np.arange(matrix.rows, dtype=np.uint64) * np.uint64(raw.strides[0])
+        packed = self.take(kernels.packed_bytes(matrix.rows, matrix.columns))
+        damaged = kernels.pack(self.threads.address, packed, pointers.ctypes.data, matrix.rows, matrix.columns)
+        if damaged:
+            raise GGUFError(
+                f"tensor {matrix.name!r}: holds weights that are not finite; the file is damaged, fetch it again"
+            )
+        return library.Matrix(
+            multiply=library.address_of(kernels.multiply_groups),
+            unpack_row=library.address_of(kernels.unpack_row),
+            weights=packed,
+            rows=matrix.rows,
+            columns=matrix.columns,
+            is_float=kernels.is_float,
+        )
+
+
+def model_of(place: Place) -> Model:
+    """What the operations built at that place share."""
+    if "cpu kernels" not in place.shared:
+        place.shared["cpu kernels"] = Model(place)
+    return place.shared["cpu kernels"]
+
+
+def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor]:
+    model = model_of(place)
+    operation = library.Embed(workspace=model.workspace_address, table=model.matrix(spec.table))
+    address, columns = ctypes.addressof(operation), spec.table.columns
+
+    def embed(step: Step) -> Tensor:
+        if isinstance(step, Recording):
+            return cast(Tensor, step.add(CallKind.EMBED, operation, step.rows, columns))
+        out = Tensor.empty(step.rows, columns, dtype=dtypes.float32, device=place.device)
+        run = model.operations.run_embed
+        return launch(f"embed_{columns}", run, address, [out, step.tokens], [step.count])[0]
+
+    return embed
+
+
+def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | None:
+    if len(spec.matrices) > library.MOST_MATRICES:
+        return None
+    model, rows = model_of(place), 1 if spec.last_row else place.chunk_tokens
+    model.need_activations(spec.columns)
+    if spec.gated:
+        model.need(wide=4 * rows * 2 * spec.out_columns)
+    matrices = (library.Matrix * library.MOST_MATRICES)()
+    first_row = 0
+    for index, matrix in enumerate(spec.matrices):
+        matrices[index] = model.matrix(matrix)
+        if spec.bias is not None:
+            matrices[index].bias = model.floats(spec.bias[first_row : first_row + matrix.rows])
+        first_row += matrix.rows
+    operation = library.Linear(
+        workspace=model.workspace_address,
+        matrices=matrices,
+        num_matrices=len(spec.matrices),
+        norm=None if spec.norm is None else model.floats(spec.norm),
+        epsilon=spec.norm_eps,
+        columns=spec.columns,
+        out_columns=spec.out_columns,
+        gated=spec.gated,
+        last_row=spec.last_row,
+    )
+    address, name = ctypes.addressof(operation), f"linear_{first_row}_{spec.columns}"
+
+    def linear(x: Tensor, step: Step, residual: Tensor | None = None) -> Tensor:
+        out_rows = 1 if spec.last_row else step.rows
+        if isinstance(step, Recording):
+            addresses = {"x": _address(x), "residual": None if residual is None else _address(residual)}
+            return cast(Tensor, step.add(CallKind.LINEAR, operation, out_rows, spec.out_columns, **addresses))
+        out = Tensor.empty(out_rows, spec.out_columns, dtype=dtypes.float32, device=place.device)
+        if residual is None:
+            return launch(name, model.operations.run_linear, address, [out, x], [step.count])[0]
+        run = model.operations.run_linear_residual
+        return launch(name + "_add", run, address, [out, x, residual], [step.count])[0]
+
+    return linear
+
+
+class _Attention:
+    """Attention of every layer with the same sizes."""
+
+    def __init__(self, spec: AttentionSpec, place: Place) -> None:
+        self._spec, self._place, self._model = spec, place, model_of(place)
+        self._padded_head = -(-spec.head_dim // LANES) * LANES
+        self._positions = -(-place.num_ctx // LANES) * LANES
+        rows, threads = place.chunk_tokens, self._model.threads.num_threads
+        scratch = max(
+            self._model.operations.attention_scratch_bytes(count, spec.num_heads, spec.num_kv_heads, threads)
+            for count in (1, rows)
+        )
+        self._model.need(
+            queries=4 * rows * spec.num_heads * spec.head_dim, slots=4 * rows, positions=4 * rows, scratch=scratch
+        )
+        key = ("cpu rope", spec.rope.tobytes())
+        if key not in place.shared:
+            place.shared[key] = self._model.floats(spec.rope)
+        self._caches: dict[Tensor, int] = {}
+        self._operation = library.SelfAttention(
+            workspace=self._model.workspace_address,
+            heads=spec.num_heads,
+            kv_heads=spec.num_kv_heads,
+            head_size=spec.head_dim,
+            positions=self._positions,
+            rope=place.shared[key],
+            query_scale=spec.head_dim**-0.5,
+            rotated=spec.rope_dims,
+            adjacent=spec.rope_pairs is RopePairs.ADJACENT,
+        )
+
+    def new_cache(self) -> Cache:
+        """Zeroed keys and values of one layer, in one tensor."""
+        halves = 2 * self._spec.num_kv_heads * self._positions * self._padded_head
+        address = self._model.take(2 * halves)
+        cache = Tensor.from_blob(address, (halves,), dtype=dtypes.float16, device=self._place.device)
+        self._caches[cache] = address
+        return (cache,)
+
+    def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
+        """See AttentionFunction."""
+        width = self._spec.num_heads * self._spec.head_dim
+        if isinstance(step, Recording):
+            addresses = {"x": _address(qkv), "cache": self._caches[cache[0]]}
+            return cast(Tensor, step.add(CallKind.ATTENTION, self._operation, step.rows, width, **addresses)), cache
+        out = Tensor.empty(step.rows, width, dtype=dtypes.float32, device=self._place.device)
+        run, address = self._model.operations.run_attention, ctypes.addressof(self._operation)
+        name = f"attention_{self._spec.head_dim}"
+        numbers = [step.start, step.count]
+        out, keys_and_values, _ = launch(name, run, address, [out, *cache, qkv], numbers, written=(0, 1))
+        return out, (keys_and_values,)
+
+
+def _address(values: object) -> int:
+    """What a value is while recording."""
+    if not isinstance(values, Values):
+        raise TypeError(f"an operation that was not recorded gave {type(values).__name__}")
+    return values.address
+
+
+def record(place: Place, step_function: Callable[[Step, list[Cache]], Tensor], caches: list[Cache]) -> Program:
+    """Record a model's step as one program.
+
+    Args:
+        place: where the model's operations were built, all of them by the C kernels.
+        step_function: the model, as a TinyJit would run it: gives the logits of the last token.
+        caches: one for each layer, which the program will read and write.
+
+    Raises:
+        TypeError: an operation of the model is not one of ours.
+    """
+    tokens = Tensor.empty(place.chunk_tokens, dtype=dtypes.int32, device=place.device)
+    start, count = variables(place.num_ctx, place.chunk_tokens)
+    recording = Recording(place.chunk_tokens, tokens, start, count, model=model_of(place))
+    logits = step_function(recording, caches)
+    if not isinstance(logits, Values):
+        raise TypeError(f"an operation that was not recorded gave {type(logits).__name__}")
+    return Program(recording, logits)
+
+
+def _build_attention(spec: AttentionSpec, place: Place) -> _Attention | None:
+    return _Attention(spec, place) if spec.head_dim <= MOST_HEAD_SIZE else None
+
+
+def offers() -> tuple[Offer, ...]:
+    """What this machine's C compiler and processor make possible; nothing where there is no compiler.
+
+    Compiles what every model needs, if the cache does not have it.
+    """
+    try:
+        operation_library()
+        shared_threads()
+    except DeviceUnavailable as error:
+        _log.warning("no C kernels, decoding will be slow: %s", error)
+        return ()
+    return (
+        Offer("C embed", Operation.EMBED, _build_embed, "CPU", MATRIX_TYPES, RANK),
+        Offer("C linear", Operation.LINEAR, _build_linear, "CPU", MATRIX_TYPES, RANK),
+        Offer("C attention", Operation.ATTENTION, _build_attention, "CPU", rank=RANK),
+    )
