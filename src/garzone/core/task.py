@@ -110,7 +110,10 @@ class Savings:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of a task. `to_json` is the contract; fields are only ever added."""
+    """What came of a task. `to_json` is the contract; fields are only ever added.
+
+    `applied` is True when the patch is in the user's working tree, because it was asked for.
+    """
 
     task_id: str
     kind: TaskKind
@@ -128,6 +131,7 @@ class Report:
     post_mortem: str | None = None
     savings: Savings | None = None
     sandboxed: bool = True
+    applied: bool = False
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -175,5 +179,6 @@ class Report:
                 "method": savings.method,
             },
             "sandboxed": self.sandboxed,
+            "applied": self.applied,
             "notes": list(self.notes),
         }

@@ -111,11 +111,11 @@ class Ledger:
         with self._open() as connection:
             return _insert(connection, "tasks", values)
 
-    def add_candidate(self, row: int, *, number: int, round_number: int, outcome: str) -> None:
+    def add_candidate(self, row: int, *, number: int, round_number: int, outcome: str, reason: str) -> None:
         """Record what came of one candidate, at once: a kill leaves those that were finished."""
-        values = {"task": row, "number": number, "round": round_number, "outcome": outcome, "at": time.time()}
+        values = {"task": row, "number": number, "round": round_number, "outcome": outcome, "reason": reason}
         with self._open() as connection:
-            _insert(connection, "candidates", values, verb="INSERT OR REPLACE")
+            _insert(connection, "candidates", {**values, "at": time.time()}, verb="INSERT OR REPLACE")
 
     def finish(
         self, row: int, report: Report, spent: Spent, alternatives: Sequence[Baseline], *, size_bytes: int
@@ -129,6 +129,7 @@ class Ledger:
             "size_bytes": size_bytes,
             "summary": report.summary,
             "branch": report.branch,
+            "applied": report.applied,
             "sandboxed": report.sandboxed,
             "served_model": served.model if served else None,
             "served_digest": served.digest if served else None,

@@ -38,6 +38,7 @@ MIGRATIONS: tuple[str, ...] = (
       error TEXT,
       summary TEXT,
       branch TEXT,
+      applied INTEGER,
       sandboxed INTEGER,
       served_model TEXT,
       served_digest TEXT,
@@ -62,6 +63,7 @@ MIGRATIONS: tuple[str, ...] = (
       number INTEGER NOT NULL,
       round INTEGER NOT NULL,
       outcome TEXT NOT NULL,
+      reason TEXT NOT NULL,
       at REAL NOT NULL,
       PRIMARY KEY (task, round, number)
     ) STRICT;

@@ -1,0 +1,180 @@
+"""The walk of a task: ledger row, worker, what it saved, the row completed. Not how the work is done.
+
+A row is begun before the work, so whatever happens is booked: a failure, a cancellation, an exception, a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from garzone.agent.events import CandidateJudged, CandidateStarted, Event, Listener
+from garzone.agent.worker import run_task
+from garzone.core.errors import LedgerError, UsageError
+from garzone.core.ports import Sandbox, TextGenerator
+from garzone.core.task import Report, Route, Task, TaskKind, Verdict
+from garzone.delegate import pricing
+from garzone.delegate.apply import apply_branch
+from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
+from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
+
+WORKING_KINDS = (TaskKind.FIX,)
+_PRICES = Prices(pricing.COORDINATOR.model, pricing.PRICE_DATE, pricing.METHOD)
+
+
+def new_task_id() -> str:
+    """Eight hex digits; they name the branch."""
+    return secrets.token_hex(4)
+
+
+def require_working_kind(kind: TaskKind) -> None:
+    """Refuse a kind that is not there yet, before anything is opened.
+
+    Raises:
+        UsageError: names the kinds that work.
+    """
+    if kind not in WORKING_KINDS:
+        working = ", ".join(kind.value for kind in WORKING_KINDS)
+        raise UsageError(f"{kind.value}: not implemented yet; what works today: {working}")
+
+
+async def run(
+    task: Task,
+    generator: TextGenerator,
+    sandbox: Sandbox,
+    ledger: Ledger,
+    *,
+    on_event: Listener | None = None,
+    caller: str = "api",
+    call_text: str | None = None,
+    render: Callable[[Report], str] | None = None,
+) -> Report:
+    """Do a task and book it.
+
+    Args:
+        task: what is asked.
+        generator: who writes.
+        sandbox: where checks run.
+        ledger: gets a row, whatever happens.
+        on_event: told of every step.
+        caller: `cli`, `api` or `mcp`, for the ledger.
+        call_text: the tool call or command line as the coordinator wrote it; None: its arguments.
+        render: the text the coordinator will read of a report; None: `result_text`.
+
+    Returns:
+        The report, with `savings`; `notes` say what went wrong beside the task itself.
+
+    Raises:
+        UsageError: the kind is not implemented; no row is written.
+        LedgerError: the ledger cannot be used; nothing was done.
+        GarzoneError: whatever the worker raises, after it was booked.
+    """
+    require_working_kind(task.kind)
+    call_tokens = pricing.estimate_tokens(call_text or _call_text(task))
+    size_bytes = sum(file.size_bytes for file in file_facts(task))
+    decision = decide(task, ledger)
+    row = ledger.begin(task, pricing.Spent(call_tokens, 0), _PRICES, size_bytes=size_bytes, caller=caller)
+    booked = _Candidates(ledger, row, on_event)
+    try:
+        report = await run_task(task, generator, sandbox, on_event=booked)
+        if task.apply:
+            report = _applied(task, report)
+    except asyncio.CancelledError:
+        _end(ledger, row, CANCELLED, None)
+        raise
+    except BaseException as error:
+        _end(ledger, row, ERROR, str(error) or type(error).__name__)
+        raise
+    if decision.route is Route.COORDINATOR:
+        report = replace(report, notes=(*report.notes, f"would rather not have been delegated: {decision.reason}"))
+    spent = pricing.Spent(call_tokens, pricing.estimate_tokens((render or result_text)(report)))
+    changed_bytes = sum(_size(task.repo / change.path) for change in report.files)
+    alternatives = pricing.baselines(max(size_bytes, changed_bytes), report.patch, spent)
+    report = replace(report, savings=pricing.savings(spent, alternatives), notes=(*report.notes, *booked.problems))
+    try:
+        ledger.finish(row, report, spent, alternatives, size_bytes=max(size_bytes, changed_bytes))
+    except LedgerError as error:  # the work is done: handing it over matters more than booking it
+        report = replace(report, notes=(*report.notes, f"not booked: {error}"))
+    return report
+
+
+def decide(task: Task, ledger: Ledger) -> RouteDecision:
+    """What the policy says of a task, given what the ledger has seen. Reads the ledger and file sizes, no more."""
+    facts = TaskFacts(
+        task.kind,
+        task.instruction,
+        repo=str(task.repo.expanduser().resolve()),
+        model=task.model,
+        files=file_facts(task),
+        has_check=task.check is not None,
+        available=task.kind in WORKING_KINDS,
+    )
+    return route(facts, History.of(ledger.observations()))
+
+
+def file_facts(task: Task) -> tuple[FileFacts, ...]:
+    """Sizes of the files a task names; 0 for one that is not there."""
+    return tuple(FileFacts(name, _size(task.repo / name)) for name in task.files)
+
+
+def result_text(report: Report) -> str:
+    """What a coordinator reads: a verdict, a few sentences, where the result lies."""
+    where = f"\nbranch: {report.branch}" if report.branch else ""
+    return f"{report.verdict.value}: {report.summary}{where}"
+
+
+class _Candidates:
+    """Books candidates as they end and passes every event on."""
+
+    def __init__(self, ledger: Ledger, row: int, listener: Listener | None) -> None:
+        self._ledger, self._row, self._listener = ledger, row, listener
+        self._rounds: dict[int, int] = {}
+        self.problems: tuple[str, ...] = ()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, CandidateStarted):
+            self._rounds[event.number] = event.round
+        elif isinstance(event, CandidateJudged):
+            try:
+                self._ledger.add_candidate(
+                    self._row,
+                    number=event.number,
+                    round_number=self._rounds.get(event.number, 0),
+                    outcome=event.outcome,
+                    reason=event.reason,
+                )
+            except LedgerError as error:  # the work goes on; the report says it
+                self.problems = (f"candidates not booked: {error}",)
+        if self._listener is not None:
+            self._listener(event)
+
+
+def _call_text(task: Task) -> str:
+    return " ".join(filter(None, (task.kind.value, task.instruction, *task.files, task.check, str(task.repo))))
+
+
+def _applied(task: Task, report: Report) -> Report:
+    if report.branch is None or report.verdict is not Verdict.PROVED:
+        return replace(
+            report, notes=(*report.notes, f"not applied: only a proved result is, this one is {report.verdict.value}")
+        )
+    problem = apply_branch(task.repo, report.branch)
+    if problem:
+        return replace(report, notes=(*report.notes, f"not applied: {problem}; the branch {report.branch} has it"))
+    return replace(report, applied=True)
+
+
+def _end(ledger: Ledger, row: int, outcome: str, error: str | None) -> None:
+    with contextlib.suppress(LedgerError):  # the row then stays `interrupted`; the error on its way matters more
+        ledger.end(row, outcome, error)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.expanduser().stat().st_size
+    except OSError:
+        return 0
