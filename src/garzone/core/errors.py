@@ -8,6 +8,8 @@ Expected outcomes (a candidate that fails its check, an edit that does not apply
           ContextOverflow             the prompt does not fit the model's context (HTTP 400)
         InvalidReference              a model reference that cannot be parsed
         RepositoryError               not a git repository, dirty tree, missing file
+        CheckNotFound                 the check's command does not exist in the sandbox
+        ContextTooSmall               a task's smallest prompt does not fit the model's context
       UnavailableError                exit 3: the environment lacks something
         ModelNotFound                 no such model in the store or the backend (HTTP 404)
         BackendUnavailable            the server that should generate does not answer (HTTP 502)
@@ -59,6 +61,22 @@ class InvalidReference(UsageError):
 
 class RepositoryError(UsageError):
     """The task's repository cannot be worked on: not git, dirty, or a named file is missing."""
+
+
+class CheckNotFound(UsageError):
+    """The check names a command that is not there: nothing it says could prove anything."""
+
+
+class ContextTooSmall(UsageError):
+    """Even the smallest prompt for a task, with room for the answer, does not fit the model's context."""
+
+    def __init__(self, needed_tokens: int, context_tokens: int, model: str) -> None:
+        super().__init__(
+            f"context too small: the smallest prompt for this task and room for its answer need {needed_tokens} tokens, "
+            f"{model} has {context_tokens}; name a smaller file with --file, or use a model with a larger context"
+        )
+        self.needed_tokens = needed_tokens
+        self.context_tokens = context_tokens
 
 
 class UnavailableError(GarzoneError):

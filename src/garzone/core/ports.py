@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -85,6 +85,27 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxView:
+    """What a command sees besides the system and its directory.
+
+    `appears_at` is the path under which the directory shows inside (None: its own); a sandbox that cannot move things
+    ignores it. `start_in` is the subdirectory the command starts in. `read_only` are further host paths that can be
+    read, at their own path; `pinned` are paths below the directory that cannot be written; `writable` are host
+    directories that can. `path_first` comes before the system's PATH, `path_last` after it. `environment` is added to
+    an otherwise clean one.
+    """
+
+    appears_at: Path | None = None
+    start_in: str = ""
+    read_only: tuple[Path, ...] = ()
+    pinned: tuple[str, ...] = ()
+    writable: tuple[Path, ...] = ()
+    path_first: tuple[Path, ...] = ()
+    path_last: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxResult:
     """How a command ended.
 
@@ -107,7 +128,9 @@ class Sandbox(Protocol):
         """False only for the sandbox a person asked for with `--unsandboxed`."""
         ...
 
-    async def run(self, command: str, directory: Path, limits: SandboxLimits) -> SandboxResult:
+    async def run(
+        self, command: str, directory: Path, limits: SandboxLimits, view: SandboxView | None = None
+    ) -> SandboxResult:
         """Run a shell command with `directory` as its working directory and its only writable place.
 
         The whole process group is killed when the command ends, times out or the task is cancelled.

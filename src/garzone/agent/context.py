@@ -1,0 +1,342 @@
+"""Chooses which code the model sees: the function to change, the test that fails and how; measured in tokens.
+
+Reads text it is given; asks no model and runs nothing. The order of what it gives is stable within a task, so that the
+engine can reuse the common prefix across candidates and rounds.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from garzone.agent.evidence import Evidence
+from garzone.agent.target import (
+    Function,
+    SourceText,
+    Span,
+    covering,
+    functions,
+    is_protected,
+    is_python,
+    is_test,
+    names_used,
+    node_at,
+    parse,
+    source_lines,
+)
+from garzone.core.errors import RepositoryError
+
+SHORT_FILE_LINES = 60  # up to here a small model rewrites a whole file about as well as one function
+MAX_TARGETS = 3
+MAX_SEARCHED_FILES = 400
+_PLACES = (re.compile(r'File "([^"\n]+)", line (\d+)'), re.compile(r"^([\w./\-]+\.\w+):(\d+)", re.MULTILINE))
+
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be rewritten: one function of a file, or (span None) the file."""
+
+    path: str
+    content: bytes
+    source: SourceText
+    span: Span | None
+
+    @property
+    def label(self) -> str:
+        """How a person would name it."""
+        return f"{self.span.qualname} in {self.path}" if self.span else self.path
+
+    @property
+    def code(self) -> str:
+        """Its text as it is now."""
+        return source_lines(self.source.text, self.span) if self.span else self.source.text
+
+
+@dataclass(frozen=True, slots=True)
+class FailingTest:
+    """A failing test's own text."""
+
+    path: str
+    name: str
+    code: str
+
+
+@dataclass(slots=True)
+class _Ranking:
+    scores: dict[tuple[str, Span | None], float] = field(default_factory=dict[tuple[str, "Span | None"], float])
+
+    def add(self, path: str, span: Span | None, points: float) -> None:
+        key = (path, span)
+        self.scores[key] = max(self.scores.get(key, 0.0), points)
+
+
+class CodeBase:
+    """The tracked files of one commit, read once each."""
+
+    def __init__(self, tracked: Sequence[str], read: Read) -> None:
+        self.tracked = list(tracked)
+        self._read = read
+        self._sources: dict[str, SourceText | None] = {}
+        self._trees: dict[str, ast.Module | None] = {}
+
+    def content(self, path: str) -> bytes:
+        """A file's bytes."""
+        return self._read(path)
+
+    def source(self, path: str) -> SourceText | None:
+        """A file's text; None when it is not text."""
+        if path not in self._sources:
+            self._sources[path] = SourceText.read(self._read(path), path)
+        return self._sources[path]
+
+    def tree(self, path: str) -> ast.Module | None:
+        """A Python file's syntax tree."""
+        if path not in self._trees:
+            source = self.source(path) if is_python(path) else None
+            self._trees[path] = parse(source.text) if source else None
+        return self._trees[path]
+
+    def spans(self, path: str) -> list[Span]:
+        """A Python file's functions."""
+        tree = self.tree(path)
+        return functions(tree) if tree else []
+
+    def resolve(self, place: str) -> str | None:
+        """The tracked file a path in an output means."""
+        place = place.removeprefix("./")
+        if place in self._tracked_set:
+            return place
+        return next((name for name in self.tracked if place.endswith(f"/{name}")), None)
+
+    @property
+    def _tracked_set(self) -> set[str]:
+        return set(self.tracked)
+
+
+def failing_tests(code: CodeBase, evidence: Evidence, output: str) -> list[FailingTest]:
+    """The text of the failing tests, in the order they failed; each once."""
+    found: dict[tuple[str, str], FailingTest] = {}
+    for failure in evidence.failures:
+        path, name = _test_of(code, failure.test)
+        for place, line in () if path and name else failure.trace:
+            resolved = code.resolve(place)
+            if resolved and is_test(resolved):
+                span = covering(code.spans(resolved), line)
+                path, name = resolved, span.name if span else ""
+                break
+        if path is not None:
+            _add_test(code, found, path, name)
+    if not found:
+        for place, line in _places(output):
+            resolved = code.resolve(place)
+            if resolved and is_test(resolved):
+                span = covering(code.spans(resolved), line)
+                _add_test(code, found, resolved, span.name if span else "")
+    return list(found.values())
+
+
+def choose_targets(
+    code: CodeBase, named: Sequence[str], evidence: Evidence, output: str, instruction: str
+) -> list[Target]:
+    """What to rewrite, the likeliest first; at most three.
+
+    Args:
+        code: the repository.
+        named: files the task names; the target is in one of them. Without any: what the trace or the tests lead to.
+        evidence: of the failing run.
+        output: of the failing run.
+        instruction: the task in words; functions it names come first.
+
+    Raises:
+        RepositoryError: nothing leads to a file, or a named file is not text.
+    """
+    allowed = [name for name in named if not is_protected(name)] or list(named)
+    for name in allowed:
+        if code.source(name) is None:
+            raise RepositoryError(f"{name} is not a text file in a known encoding")
+    tests = failing_tests(code, evidence, output)
+    searched = allowed or [name for name in code.tracked if is_python(name) and not is_protected(name)]
+    ranking = _Ranking()
+    _rank_by_trace(code, ranking, searched, evidence, output)
+    _rank_by_calls(code, ranking, searched, tests)
+    _rank_by_words(code, ranking, searched, instruction)
+    _rank_callees(code, ranking, searched)
+    if not ranking.scores:
+        if not allowed:
+            raise RepositoryError(
+                "neither the failing output nor the failing test leads to a function of this repository: "
+                "say which file to change with --file"
+            )
+        for name in allowed:
+            spans = code.spans(name)
+            ranking.add(name, spans[0] if len(spans) == 1 else None, 1.0)
+    ordered = sorted(ranking.scores.items(), key=lambda item: -item[1])
+    keys = [key for key, _ in ordered][:MAX_TARGETS]
+    first_file = keys[0][0]
+    source = code.source(first_file)
+    num_lines = source.text.count("\n") if source else 0
+    if len(keys) < MAX_TARGETS and (first_file, None) not in keys and num_lines <= SHORT_FILE_LINES:
+        keys.append((first_file, None))
+    return [_target(code, path, span) for path, span in keys]
+
+
+def _target(code: CodeBase, path: str, span: Span | None) -> Target:
+    source = code.source(path)
+    assert source is not None
+    return Target(path, code.content(path), source, span)
+
+
+def _rank_by_trace(code: CodeBase, ranking: _Ranking, searched: Sequence[str], evidence: Evidence, output: str) -> None:
+    """Functions the trace went through, the innermost first: where it broke is the first suspect."""
+    traces = [list(failure.trace) for failure in evidence.failures] or [_places(output)]
+    for trace in traces[:3]:
+        for depth, (place, line) in enumerate(reversed(trace)):
+            path = code.resolve(place)
+            if path is not None and path in searched:
+                ranking.add(path, covering(code.spans(path), line), 8.0 / (1 + 0.2 * depth))
+
+
+def _rank_by_calls(code: CodeBase, ranking: _Ranking, searched: Sequence[str], tests: Sequence[FailingTest]) -> None:
+    """Functions the failing tests call by name; those of a module the test imports before namesakes elsewhere."""
+    for test in tests[:5]:
+        tree = parse(_dedented(test.code))
+        if tree is None:
+            continue
+        imported = _imported_files(code, test.path)
+        # test names tell what they test: test_slugify_empty -> slugify
+        for name in [*names_used(tree), *_named_by(test.name)]:
+            for path in [p for p in searched if p in imported] or searched[:MAX_SEARCHED_FILES]:
+                for span in code.spans(path):
+                    if span.name == name and not name.startswith("__"):
+                        ranking.add(path, span, 5.0 if name in names_used(tree) else 4.0)
+
+
+def _rank_by_words(code: CodeBase, ranking: _Ranking, searched: Sequence[str], instruction: str) -> None:
+    words = set(re.findall(r"[A-Za-z_]\w+", instruction))
+    for path in searched[:MAX_SEARCHED_FILES]:
+        for span in code.spans(path):
+            known = (path, span) in ranking.scores
+            # outside of what the failure leads to, only a name no sentence would contain by chance counts
+            if span.name in words and (known or "_" in span.name):
+                ranking.add(path, span, 10.0)
+
+
+def _rank_callees(code: CodeBase, ranking: _Ranking, searched: Sequence[str]) -> None:
+    """What the suspects call in their own file may be where the fault is."""
+    for (path, span), score in list(ranking.scores.items()):
+        tree = code.tree(path)
+        node = node_at(tree, span) if tree and span else None
+        if node is None or path not in searched:
+            continue
+        used = set(names_used(node)) - {node.name}
+        for other in code.spans(path):
+            if other.name in used and not other.name.startswith("__"):
+                ranking.add(path, other, score * 0.4)
+
+
+def definitions_used(code: CodeBase, target: Target) -> list[str]:
+    """Definitions in the target's file that it uses, as text: what a reader would look up."""
+    tree = code.tree(target.path)
+    node = node_at(tree, target.span) if tree and target.span else None
+    if tree is None or node is None:
+        return []
+    used = set(names_used(node))
+    found: list[str] = []
+    for item in tree.body:
+        names = {item.name} if isinstance(item, Function | ast.ClassDef) else _assigned(item)
+        if (
+            names & used
+            and item is not node
+            and not (target.span and target.span.qualname.startswith(f"{min(names)}."))
+        ):
+            found.append(ast.get_source_segment(target.source.text, item, padded=True) or "")
+    return found
+
+
+def _assigned(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+
+
+def trimmed_output(output: str, evidence: Evidence, max_chars: int) -> str:
+    """What a failing run says, in few words: the messages of the failing tests, else the end of the output."""
+    if evidence.failures:
+        pieces = [f"{failure.test}: {_short(failure.message)}" for failure in evidence.failures[:4]]
+        more = len(evidence.failures) - 4
+        text = "\n".join([*pieces, f"(and {more} more)"] if more > 0 else pieces)
+    else:
+        text = "\n".join(
+            line.rstrip()
+            for line in output.strip().splitlines()
+            if "garzone_probe" not in line and "sitecustomize.py" not in line
+        )
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    if len(text) <= max_chars:
+        return text
+    return text[: max_chars // 3] + "\n[...]\n" + text[-(max_chars * 2 // 3) :]
+
+
+def _short(message: str) -> str:
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    return "\n".join(lines[:12])
+
+
+def _places(output: str) -> list[tuple[str, int]]:
+    """Files and lines an output mentions, in the order of the output."""
+    found = [(m.start(), m[1], int(m[2])) for pattern in _PLACES for m in pattern.finditer(output)]
+    return [(path, line) for _, path, line in sorted(found)]
+
+
+def _test_of(code: CodeBase, test_id: str) -> tuple[str | None, str]:
+    """File and function of `a/test_b.py::TestC::test_d[e]` (pytest) or `a.test_b.TestC.test_d` (unittest)."""
+    path, _, rest = test_id.removeprefix("collect:").partition("::")
+    if resolved := code.resolve(path):
+        return resolved, rest.rpartition("::")[2].partition("[")[0]
+    parts = test_id.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        if resolved := code.resolve("/".join(parts[:length]) + ".py"):
+            return resolved, parts[-1]
+    return None, ""
+
+
+def _add_test(code: CodeBase, found: dict[tuple[str, str], FailingTest], path: str, name: str) -> None:
+    source = code.source(path)
+    if source is None or (path, name) in found:
+        return
+    span = next((span for span in code.spans(path) if name and span.name == name), None)
+    found[path, name] = FailingTest(path, name, source_lines(source.text, span) if span else source.text)
+
+
+def _imported_files(code: CodeBase, path: str) -> set[str]:
+    tree = code.tree(path)
+    found: set[str] = set()
+    for node in ast.walk(tree) if tree else ():
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "", *(f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names)]
+        for module in filter(None, modules):
+            tail = module.replace(".", "/")
+            endings = (f"{tail}.py", f"{tail}/__init__.py")
+            found |= {
+                name for name in code.tracked if name in endings or name.endswith(tuple(f"/{e}" for e in endings))
+            }
+    return found
+
+
+def _named_by(test_name: str) -> list[str]:
+    words = test_name.removeprefix("test_").split("_")
+    return ["_".join(words[:length]) for length in range(len(words), 0, -1)] if test_name.startswith("test_") else []
+
+
+def _dedented(code: str) -> str:
+    lines = code.splitlines()
+    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+    return "\n".join(line[margin:] for line in lines)

@@ -1,0 +1,145 @@
+"""Compares what the tests said before a change with what they say after it: objections, or none.
+
+Reads what `probe/sitecustomize.py` recorded; runs nothing. An exit code of 0 alone proves little: a process that ends
+early has it too. Where the check runs Python tests, every test that failed must be seen passing, every test that passed
+must be seen passing again, and the run must have come to its own end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+MAX_EVIDENCE_BYTES = 32 << 20  # a hundred thousand tests; more is not read
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a test failed: its message, and the places the trace went through, outermost first."""
+
+    test: str
+    message: str
+    trace: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was recorded of one run. `outcomes`: test id -> `passed`, `failed` or `skipped`; the worst one counts."""
+
+    outcomes: Mapping[str, str] = field(default_factory=dict[str, str])
+    failures: tuple[Failure, ...] = ()
+    num_started: int = 0
+    num_ended: int = 0
+    exits: tuple[tuple[str, ...], ...] = ()
+    runners: frozenset[str] = frozenset()
+
+    @property
+    def present(self) -> bool:
+        """Whether anything was recorded at all."""
+        return self.num_started > 0 or bool(self.outcomes)
+
+    @property
+    def passed(self) -> frozenset[str]:
+        """Tests that passed and did not fail in another phase."""
+        return frozenset(name for name, outcome in self.outcomes.items() if outcome == "passed")
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Tests that failed, and modules that could not be collected (`collect:...`)."""
+        return frozenset(name for name, outcome in self.outcomes.items() if outcome == "failed")
+
+
+_RANK = {"failed": 2, "skipped": 1, "passed": 0}
+
+
+def read_evidence(path: Path) -> Evidence:
+    """What was recorded in a file; nothing where there is nothing. Lines that make no sense are left out."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_EVIDENCE_BYTES)
+    except OSError:
+        return Evidence()
+    outcomes: dict[str, str] = {}
+    failures: dict[str, Failure] = {}
+    exits: list[tuple[str, ...]] = []
+    started = ended = 0
+    runners: set[str] = set()
+    for line in raw.splitlines():
+        fact = _fact(line)
+        event = fact.get("event")
+        if event == "start":
+            started += 1
+            runners.add(str(fact.get("kind", "")))
+        elif event == "end":
+            ended += 1
+            exits.append(tuple(place for place, _ in _trace(fact)))
+        elif event == "test":
+            name, outcome = str(fact.get("id", "")), str(fact.get("outcome", ""))
+            if _RANK.get(outcome, -1) >= _RANK.get(outcomes.get(name, ""), -1):
+                outcomes[name] = outcome
+            if outcome == "failed":
+                failures.setdefault(name, Failure(name, str(fact.get("message", "")), _trace(fact)))
+    return Evidence(outcomes, tuple(failures.values()), started, ended, tuple(exits), frozenset(runners))
+
+
+def contradictions(before: Evidence, after: Evidence, changed_file: str) -> list[str]:
+    """What stands against believing an exit code of 0 after a change, as phrases; none means nothing does.
+
+    Args:
+        before: of the run that failed.
+        after: of the run with the change.
+        changed_file: path of the changed file; exits that passed through it count as early.
+    """
+    if not before.present:
+        return []  # not a Python check, or one that hides from the probe: only the exit code speaks
+    found: list[str] = []
+    if after.num_started < min(before.num_started, 1) or not after.present:
+        return ["the tests that ran before did not start"]
+    if after.num_ended < after.num_started:
+        found.append("the run broke off before its end")
+    if after.failed:
+        found.append(f"{_some(after.failed)} failed although the exit code is 0")
+    if vanished := before.passed - after.passed:
+        found.append(f"{_some(vanished)} passed before and did not now")
+    were_failing = {name for name in before.failed if not name.startswith("collect:")} - _scripts(before)
+    if unseen := were_failing - after.passed:
+        found.append(f"{_some(unseen)} failed before and was not seen to pass")
+    tests_counted = before.runners & {"pytest", "unittest"}
+    if tests_counted and not after.passed:
+        found.append("no test was seen to pass")
+    if any(_same_file(place, changed_file) for trace in after.exits for place in trace):
+        found.append("the program was ended from inside the changed file")
+    return found
+
+
+def _scripts(evidence: Evidence) -> set[str]:
+    """Ids of scripts: they have an end, not an outcome."""
+    return {name for name in evidence.outcomes if name.endswith(".py") and "::" not in name}
+
+
+def _same_file(place: str, changed: str) -> bool:
+    return place == changed or place.endswith(f"/{changed}")
+
+
+def _some(names: frozenset[str] | set[str]) -> str:
+    first = min(names)
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
+
+
+def _fact(line: bytes) -> dict[str, Any]:
+    try:
+        fact: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}  # written by something else
+    return cast("dict[str, Any]", fact) if isinstance(fact, dict) else {}
+
+
+def _trace(fact: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    trace: Any = fact.get("trace")
+    try:
+        return tuple((str(place), int(line)) for place, line in trace or ())
+    except (TypeError, ValueError):
+        return ()
