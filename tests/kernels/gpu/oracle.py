@@ -16,10 +16,13 @@ from tinygrad.device import Device
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
+from garzone.kernels.amd.renderer import install
 from garzone.kernels.gpu.intrinsics import Intrinsics, intrinsics_for
 from garzone.kernels.layouts import BLOCK, GGMLType
 
 DEVICE = os.environ.get("GARZONE_TEST_DEVICE", "PYTHON")
+if DEVICE == "AMD":
+    install("AMD")
 
 # Byte offsets of the f16 factors inside a block (ggml-common.h).
 _FACTORS = {
@@ -40,10 +43,6 @@ _FACTORS = {
 
 def intrinsics() -> Intrinsics:
     """Those of the device under test."""
-    if DEVICE == "AMD":
-        from garzone.kernels.amd.renderer import install
-
-        install("AMD")
     return intrinsics_for(Device[DEVICE].renderer)
 
 

@@ -1,0 +1,288 @@
+"""Attention kernels: rotation and cache write, scores and weighted sum split over waves, putting the parts together.
+
+The cache is float16, two elements in a uint32: keys and values both (kv heads, positions, head_dim / 2). It does not
+allocate (``offers`` does) and does not know about sequences: a launch covers ``rows`` neighbouring positions of one of
+them.
+
+A wave takes the query heads that share a kv head and walks over positions 32 at a time. For the scores a lane is a
+position: it reads that position's key once for all heads, and the query comes through scalar registers. For the
+weighted sum a lane is head_dim / 32 elements: it reads its share of 32 values one after the other, and the weights come
+through local memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinygrad.dtype import AddrSpace, dtypes
+from tinygrad.uop.ops import AxisType, KernelInfo, UOp
+
+from garzone.kernels.gpu.activations import Kernel, pack_halves
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, half_to_float
+
+_MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
+_LOG2_E = 1.4426950408889634
+_MOST_HEADS = 8  # query heads of a wave; more would not leave registers for the key
+_MIN_WAVES = 1000
+# Parts cost (size + 2) * 4 bytes a head and split, written and read: at 64 a fifth of reading 4,096 positions of a 7B
+# model.
+_MOST_SPLITS = 64
+_STEPS_BETWEEN = 4  # positions whose weights are read from local memory at once
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The sizes of one model's attention.
+
+    Attributes:
+        queries: query heads.
+        keys: key and value heads; divides ``queries``.
+        size: elements of a head; a multiple of 32 up to 256.
+        positions: room in the cache, a multiple of 32; rows may be written up to its end.
+        rotated: how many leading elements of a head are rotated.
+        adjacent: whether elements (0, 1), (2, 3)... are rotated together, rather than (0, half), (1, half + 1)...
+    """
+
+    queries: int
+    keys: int
+    size: int
+    positions: int
+    rotated: int
+    adjacent: bool
+
+    @property
+    def words(self) -> int:
+        """Words of one head."""
+        return self.size // 2
+
+    @property
+    def cache_words(self) -> int:
+        """Words of the keys, or of the values, of one layer."""
+        return self.keys * self.positions * self.words
+
+    @property
+    def together(self) -> int:
+        """Query heads that one wave serves."""
+        group = self.queries // self.keys
+        return max(n for n in range(1, _MOST_HEADS + 1) if group % n == 0)
+
+    def splits(self, rows: int) -> int:
+        """Waves that share the positions of one row: enough to fill the card when the context is long."""
+        waves = rows * self.queries // self.together
+        return max(1, min(-(-_MIN_WAVES // waves), self.positions // LANES, _MOST_SPLITS))
+
+
+def rotate_and_store(heads: Heads, rows: int, start: UOp, count: UOp | int) -> Kernel:
+    """A kernel that rotates queries and keys and writes keys and values into the cache.
+
+    Arguments: (queries, keys, values, qkv, rope). queries: uint32 [rows, heads.queries, words], f16, already multiplied
+    by size ** -0.5 and log2(e); keys, values: the cache; qkv: float32 [rows, (queries + 2 keys) * size]; rope: float32
+    [positions, rotated / 2, 2], cosine and sine. Rows from ``count`` on are not written to the cache.
+    """
+    all_heads = heads.queries + 2 * heads.keys
+
+    def kernel(queries: UOp, keys: UOp, values: UOp, qkv: UOp, rope: UOp) -> UOp:
+        head, row = UOp.special(all_heads, "gidx0"), UOp.special(rows, "gidx1")
+        word = UOp.special(heads.words, "lidx0")
+        qkv, rope = qkv.flatten(), rope.flatten()
+        base = (row * all_heads + head) * heads.size
+        real = row < count
+        position = real.where(row + start, start)  # rows that are not real must not read past the table either
+        plain = [qkv[base + word * 2 + i].load() for i in range(2)]
+        turned = [_rotated(heads, (qkv, base), word * 2 + i, (rope, position * heads.rotated)) for i in range(2)]
+        is_query, is_key = head < heads.queries, head < heads.queries + heads.keys
+        scale = is_query.where(heads.size**-0.5 * _LOG2_E, 1.0)
+        packed = pack_halves(*[is_key.where(t * scale, p) for t, p in zip(turned, plain, strict=True)])
+        key_head = is_key.where(head - heads.queries, 0).maximum(0)
+        value_head = (head - heads.queries - heads.keys).maximum(0)
+
+        def cached(of: UOp) -> UOp:
+            return (of * heads.positions + position) * heads.words + word
+
+        query_place = (row * heads.queries + is_query.where(head, 0)) * heads.words + word
+        stores = (
+            queries.flatten()[query_place.valid(is_query)].store(packed),
+            keys.flatten()[cached(key_head).valid(is_key & ~is_query & real)].store(packed),
+            values.flatten()[cached(value_head).valid(~is_key & real)].store(packed),
+        )
+        return UOp.group(*stores).sink(arg=KernelInfo(name=f"rotate_{rows}_{all_heads}_{heads.size}", opts_to_apply=()))
+
+    return kernel
+
+
+def _rotated(heads: Heads, x: tuple[UOp, UOp], element: UOp, rope: tuple[UOp, UOp]) -> UOp:
+    """One element of a head after rotation; ``x`` and ``rope`` are buffers and where head and position begin."""
+    (numbers, base), (factors, table) = x, rope
+    half = heads.rotated // 2
+    inside = element < heads.rotated
+    if heads.adjacent:
+        pair = element // 2
+        is_first = element % 2 < 1
+        first, second = pair * 2, pair * 2 + 1
+    else:
+        is_first = element < half
+        pair = is_first.where(element, element - half)
+        first, second = pair, pair + half
+    pair, first, second = (inside.where(i, 0) for i in (pair, first, second))
+    a, b = numbers[base + first].load(), numbers[base + second].load()
+    cosine, sine = factors[table + pair * 2].load(), factors[table + pair * 2 + 1].load()
+    turned = is_first.where(a * cosine - b * sine, a * sine + b * cosine)
+    return inside.where(turned, numbers[base + element].load())
+
+
+def part_floats(heads: Heads, rows: int) -> int:
+    """Length of what ``attend`` writes: per row, query head and split the sum, its maximum and its weight."""
+    return rows * heads.queries * heads.splits(rows) * (heads.size + 2)
+
+
+def attend(heads: Heads, rows: int, intrinsics: Intrinsics, start: UOp) -> Kernel:
+    """A kernel for causal attention of ``rows`` queries from position ``start`` on over the cache.
+
+    Arguments: (parts, queries, keys, values). parts: float32, see ``part_floats``: for every row, query head and split
+    first the unnormalised sum of values, then the largest score, then the sum of weights. The rest as
+    ``rotate_and_store`` left it.
+    """
+    together, words, share = heads.together, heads.words, heads.size // LANES
+    tiles, splits = heads.queries // together, heads.splits(rows)
+
+    def kernel(parts: UOp, queries: UOp, keys: UOp, values: UOp) -> UOp:
+        tile, split = UOp.special(tiles, "gidx0"), UOp.special(splits, "gidx1")
+        row, lane = UOp.special(rows, "gidx2"), UOp.special(LANES, "lidx0")
+        parts, queries, keys, values = (b.flatten() for b in (parts, queries, keys, values))
+        group = Group(intrinsics, lane, LANES)
+        first_head = tile * together
+        cache = (first_head // (heads.queries // heads.keys)) * (heads.positions * words)
+        length = start + row + 1
+        all_steps = (length + (LANES - 1)) // LANES
+        steps = (all_steps + (splits - 1)) // splits
+        own_steps = (all_steps - split * steps).minimum(steps).maximum(1)  # one, all masked, where there is nothing
+        state = UOp.placeholder((together * (share + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
+        state = state.after(
+            UOp.group(*[state[h].store(UOp.const(_MASKED, dtypes.float)) for h in range(together)]),
+            UOp.group(*[state[i].store(0.0) for i in range(together, together * (share + 2))]),
+        )
+        trip = UOp.range(own_steps, 0, AxisType.REDUCE)
+        before = state.after(trip)
+        begin = (split * steps + trip) * LANES
+        position = begin + lane
+        inside = position < length
+        at = cache + inside.where(position, 0) * words
+        scores = _scores(heads, intrinsics, (keys, at), (queries, (row * heads.queries + first_head) * words))
+        weights: list[UOp] = []
+        shrinks: list[UOp] = []
+        stores: list[UOp] = []
+        for h, raw in enumerate(scores):
+            score = inside.where(raw, _MASKED)
+            largest = before[h].load().maximum(group.max(score))
+            shrink = (before[h].load() - largest).exp2()
+            weight = inside.where((score - largest).exp2(), 0.0)
+            stores += [
+                state[h].store(largest),
+                state[together + h].store(before[together + h].load() * shrink + weight),
+            ]
+            weights.append(weight)
+            shrinks.append(shrink)
+        shared = UOp.placeholder((together * LANES,), dtypes.float, 1, addrspace=AddrSpace.LOCAL)
+        shared = shared.after(UOp.group(*[shared[h * LANES + lane].store(w) for h, w in enumerate(weights)]))
+        sums = _weighted_values(heads, shared, (values, cache), (begin, length), lane)
+        for h in range(together):
+            for i in range(share):
+                slot = together * 2 + h * share + i
+                stores.append(state[slot].store(before[slot].load() * shrinks[h] + sums[h * share + i]))
+        state = state.after(UOp.group(*stores).end(trip))
+        results: list[UOp] = []
+        for h in range(together):
+            base = ((row * heads.queries + first_head + h) * splits + split) * (heads.size + 2)
+            total = group.sum(state[together + h].load())
+            results += [
+                parts[base + lane * share + i].store(state[together * 2 + h * share + i].load()) for i in range(share)
+            ]
+            results += [parts[base + heads.size].store(state[h].load()), parts[base + heads.size + 1].store(total)]
+        name = f"attend_{rows}_{heads.queries}_{heads.keys}_{heads.size}_s{splits}_w12"
+        return UOp.group(*results).sink(arg=KernelInfo(name=name, opts_to_apply=()))
+
+    return kernel
+
+
+def _scores(heads: Heads, intrinsics: Intrinsics, key: tuple[UOp, UOp], query: tuple[UOp, UOp]) -> list[UOp]:
+    """The products of the lane's key with every query head; buffers and where key and queries begin."""
+    (keys, at), (queries, first), words, together = key, query, heads.words, heads.together
+    # The queries' words are the same in every lane and live in scalar registers, of which there are about a hundred.
+    step = 16 if together <= 3 else 8
+    scores = UOp.placeholder((together,), dtypes.float, 3, addrspace=AddrSpace.REG)
+    scores = scores.after(scores.after(at).store(scores.const_like(0.0)))
+    chunk = UOp.range(words // step, 2, AxisType.REDUCE)
+    before = scores.after(chunk)
+    totals = [before[h].load() for h in range(together)]
+    for w in range(step):
+        k = keys[at + chunk * step + w].load()
+        totals = [
+            intrinsics.dot2(k, queries[first + h * words + chunk * step + w].load(), t) for h, t in enumerate(totals)
+        ]
+    scores = scores.after(UOp.group(*[scores[h].store(t) for h, t in enumerate(totals)]).end(chunk))
+    return [scores[h].load() for h in range(together)]
+
+
+def _weighted_values(heads: Heads, shared: UOp, value: tuple[UOp, UOp], reach: tuple[UOp, UOp], lane: UOp) -> list[UOp]:
+    """The lane's elements of the sum of 32 values, weighted for every query head.
+
+    ``value`` is the buffer and where the kv head begins, ``reach`` the first position and how many positions there are.
+    """
+    (values, cache), (begin, length) = value, reach
+    words, share, together = heads.words, heads.size // LANES, heads.together
+    sums = UOp.placeholder((together * share,), dtypes.float, 2, addrspace=AddrSpace.REG)
+    sums = sums.after(sums.after(shared).store(sums.const_like(0.0)))
+    chunk = UOp.range(LANES // _STEPS_BETWEEN, 1, AxisType.REDUCE)
+    before = sums.after(chunk)
+    totals = [before[i].load() for i in range(together * share)]
+    for p in range(_STEPS_BETWEEN):
+        position = begin + chunk * _STEPS_BETWEEN + p
+        at = cache + (position < length).where(position, 0) * words
+        elements = _elements(values, at, lane, share)
+        for h in range(together):
+            weight = shared[h * LANES + chunk * _STEPS_BETWEEN + p].load()
+            for i in range(share):
+                totals[h * share + i] = totals[h * share + i] + weight * elements[i]
+    stores = [sums[i].store(total) for i, total in enumerate(totals)]
+    sums = sums.after(UOp.group(*stores).end(chunk))
+    return [sums[i].load() for i in range(together * share)]
+
+
+def _elements(values: UOp, at: UOp, lane: UOp, share: int) -> list[UOp]:
+    """``share`` neighbouring elements of a row of values, as float32."""
+    if share == 1:  # two lanes share a word
+        word = values[at + lane // 2].load()
+        return [(lane % 2 < 1).where(half_to_float(word, 0), half_to_float(word, 1))]
+    found = [values[at + lane * (share // 2) + i].load() for i in range(share // 2)]
+    return [half_to_float(word, i) for word in found for i in range(2)]
+
+
+def gather_parts(heads: Heads, rows: int) -> Kernel:
+    """A kernel that puts the splits' parts together: (out, parts), out float32 [rows, queries * size]."""
+    splits = heads.splits(rows)
+    stride = heads.size + 2
+
+    def kernel(out: UOp, parts: UOp) -> UOp:
+        head, row = UOp.special(heads.queries, "gidx0"), UOp.special(rows, "gidx1")
+        element = UOp.special(heads.size, "lidx0")
+        out, parts = out.flatten(), parts.flatten()
+        base = (row * heads.queries + head) * splits * stride
+        state = UOp.placeholder((3,), dtypes.float, 0, addrspace=AddrSpace.REG)
+        state = state.after(state[0].store(UOp.const(_MASKED, dtypes.float)), state[1].store(0.0), state[2].store(0.0))
+        split = UOp.range(splits, 0, AxisType.REDUCE)
+        before = state.after(split)
+        at = base + split * stride
+        largest = before[0].load().maximum(parts[at + heads.size].load())
+        old, new = (before[0].load() - largest).exp2(), (parts[at + heads.size].load() - largest).exp2()
+        stores = (
+            state[0].store(largest),
+            state[1].store(before[1].load() * old + parts[at + heads.size + 1].load() * new),
+            state[2].store(before[2].load() * old + parts[at + element].load() * new),
+        )
+        state = state.after(UOp.group(*stores).end(split))
+        result = state[2].load() / state[1].load()
+        store = out[(row * heads.queries + head) * heads.size + element].store(result)
+        name = f"gather_{rows}_{heads.queries}_{heads.size}_s{splits}"
+        return store.sink(arg=KernelInfo(name=name, opts_to_apply=()))
+
+    return kernel
