@@ -61,9 +61,8 @@ def _open(asked: str) -> str:
         target = Target.parse("CPU:X86")
     if target.device == "CPU" and target.renderer == "X86" and platform.machine().lower() not in ("x86_64", "amd64"):
         raise DeviceUnavailable("no C compiler was found: install clang")
-    if target.renderer:
-        others = [known for known in DEV.value if known.device and known.device != target.device]
-        DEV.value = [target, *others]
+    # The default too: otherwise tinygrad looks for one by opening every driver it knows, which takes a second.
+    DEV.value = [target]
     if target.device == "CPU" and not shutil.which("clang"):
         _log.warning("no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps")
         _open_cpu_without_clang()

@@ -6,15 +6,15 @@ Does not tokenise, sample, or decide what to run; one slot, one caller at a time
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-from tinygrad.device import Buffer
 from tinygrad.dtype import dtypes
 from tinygrad.engine.jit import TinyJit
+from tinygrad.helpers import Context
 from tinygrad.tensor import Tensor
+from tinygrad.uop.ops import UOp
 
 from garzone.engine import architecture
 from garzone.engine.architecture.config import ModelConfig
@@ -24,7 +24,7 @@ from garzone.engine.gguf import GGUFFile
 from garzone.engine.kv_cache import KVCache
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.launch import variables
-from garzone.kernels.registry import Place, Registry, Step, default_registry
+from garzone.kernels.registry import Place, Registry, Step, default_registry, write
 
 DEFAULT_CHUNK_TOKENS = 128
 _SCORE_BYTES = 256 << 20  # attention scores of a chunk are (chunk, heads, num_ctx) float32; keep them below this
@@ -34,19 +34,19 @@ _DENSE_SHARE = 0.6  # of physical memory may hold unpacked weights; the rest is 
 class ModelRunner:
     """A loaded model. Make one with `load`."""
 
-    def __init__(self, config: ModelConfig, decoder: Decoder, place: Place, chosen: dict[str, int]) -> None:
+    def __init__(self, config: ModelConfig, decoder: Decoder, place: Place, registry: Registry) -> None:
         self.config = config
         self.device = place.device
         self.chunk_tokens = place.chunk_tokens
-        self.implementations = chosen
+        self.implementations = dict(registry.chosen)
         self._place = place
         self._decoder = decoder
         self._cache = KVCache(config.num_ctx, decoder.new_caches)
         self._start, self._count = variables(config.num_ctx, place.chunk_tokens)
         self._tokens = Tensor.zeros(place.chunk_tokens, dtype=dtypes.int32, device=place.device).contiguous().realize()
         self._staged = np.zeros(place.chunk_tokens, np.int32)
-        self._decode = TinyJit(self._decode_step)
-        self._prefill = TinyJit(self._prefill_step)
+        self._prefill = _captured(self._prefill_step)
+        self._decode = _captured(self._decode_step) if registry.decode_apart else None
 
     @classmethod
     def load(
@@ -89,7 +89,7 @@ class ModelRunner:
             )
             registry = registry or default_registry()
             decoder = Decoder(planned, registry, place)
-        return cls(config, decoder, place, dict(registry.chosen))
+        return cls(config, decoder, place, registry)
 
     @property
     def memory_bytes(self) -> int:
@@ -116,30 +116,29 @@ class ModelRunner:
         """
         if not 1 <= len(token_ids) <= self.chunk_tokens:
             raise ValueError(f"{len(token_ids)} tokens given; one call takes 1 to {self.chunk_tokens}")
-        if len(token_ids) == 1:
-            return self.decode(token_ids[0], start)
         self._stage(token_ids, start)
         logits = self._prefill(self._start.bind(start), self._count.bind(len(token_ids)))
         return self._finish(logits, start, len(token_ids))
 
     def decode(self, token_id: int, position: int) -> np.ndarray:
         """Write row `position` and return the logits after it; otherwise as `prefill` with one token."""
+        if self._decode is None:
+            return self.prefill((token_id,), position)
         self._stage((token_id,), position)
         return self._finish(self._decode(self._start.bind(position)), position, 1)
 
     def warm_up(self) -> None:
         """Compile and capture both paths. What the cache holds is lost."""
         self._cache.num_valid = 0
+        self.prefill((0,), 0)
         self.decode(0, 0)
-        if min(self.chunk_tokens, self.config.num_ctx) > 1:
-            self.prefill((0, 0), 0)
         self._cache.num_valid = 0
 
-    def _decode_step(self, start: object) -> Tensor:
-        return self._decoder(Step(1, self._tokens, start, 1), self._cache.layers).realize()  # type: ignore[arg-type]
+    def _decode_step(self, start: UOp) -> Tensor:
+        return self._decoder(Step(1, self._tokens, start, 1), self._cache.layers).realize()
 
-    def _prefill_step(self, start: object, count: object) -> Tensor:
-        step = Step(self.chunk_tokens, self._tokens, start, count)  # type: ignore[arg-type]
+    def _prefill_step(self, start: UOp, count: UOp) -> Tensor:
+        step = Step(self.chunk_tokens, self._tokens, start, count)
         return self._decoder(step, self._cache.layers).realize()
 
     def _stage(self, token_ids: Sequence[int], start: int) -> None:
@@ -148,13 +147,27 @@ class ModelRunner:
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             raise ValueError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
         self._staged[: len(ids)] = ids
-        buffer = cast(Buffer, self._tokens.uop.base.buffer)
-        # Buffer.copy_from compiles and schedules a copy; this is the same bytes in 10 us instead of 500.
-        buffer.allocator._copyin(buffer._buf, self._staged.data.cast("B"))  # pyright: ignore[reportPrivateUsage]
+        write(self._tokens, self._staged)
 
     def _finish(self, logits: Tensor, start: int, count: int) -> np.ndarray:
         self._cache.wrote(start, count)
         return logits.numpy().reshape(-1)[: self.config.vocab_size].copy()
+
+
+def _captured(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The step as a TinyJit that is captured at its first call already.
+
+    TinyJit would run the first call eagerly, which lowers everything once more and tells it nothing.
+    """
+    jit = TinyJit(step)
+    jit.cnt = 1
+
+    def call(*variables: UOp) -> Tensor:
+        # No worker processes: they take as long to start as they save, and would outlive a killed runner.
+        with Context(PARALLEL=0):
+            return jit(*variables)
+
+    return call
 
 
 def _affordable_bytes() -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 from tinygrad.uop import Ops
@@ -40,13 +41,11 @@ class _Attention:
 
     def new_cache(self) -> Cache:
         """Zeroed keys and values of one layer."""
-        size = self.spec.num_kv_heads * self.positions * self.spec.head_dim
-        zeros = [
-            Tensor.zeros(size, dtype=self.cache_dtype, device=self.place.device).contiguous().realize()
-            for _ in range(2)
-        ]
-        self.place.memory_bytes += sum(int(tensor.nbytes()) for tensor in zeros)
-        return tuple(zeros)
+        zeros = np.zeros(
+            self.spec.num_kv_heads * self.positions * self.spec.head_dim,
+            np.float32 if self.spec.exact_cache else np.float16,
+        )
+        return self.place.upload(zeros), self.place.upload(zeros)
 
     def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
         """See AttentionFunction."""

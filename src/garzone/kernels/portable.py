@@ -144,8 +144,8 @@ def _norm_kernel(step: Step, columns: int, eps: float, *, last_row: bool) -> Ker
 
 def _matmul_kernel(step: Step, panels: _Panels, *, rows: UOp | int, gated: bool, bias: bool, residual: bool) -> Kernel:
     columns, width, num_panels = panels.columns, panels.width, panels.shape[0]
-    # More than one panel at a time hides the latency of the additions; four is best for one row, two for many.
-    together = 1 if gated else split(num_panels, 4 if step.rows == 1 else 2)
+    # Two panels at a time hide the latency of the additions; four slow down prefill and take longer to compile.
+    together = 1 if gated else split(num_panels, 2)
 
     def kernel(out: UOp, x: UOp, *operands: UOp) -> UOp:
         given = list(operands)
