@@ -1,0 +1,1 @@
+"""Text to token ids and back: tokenisers, chat templates, and what a model's text means."""
