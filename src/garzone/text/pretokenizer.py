@@ -37,14 +37,12 @@ _CASED_OR_MARK: Final = (
 )
 _PUNCTUATION_OR_PATH: Final = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 
-# llama.cpp's table of ASCII symbols lacks "~": there \p{S} does not match it.
-_SYMBOL: Final = r"\p{P}\p{S}&&[^~]"
 _DEEPSEEK3: Final = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    rf"|(?:[^\r\n\p{{L}}\p{{P}}\p{{S}}]|~)?[\p{{L}}\p{{M}}]+| ?[{_SYMBOL}]+"
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
 )
 _KANA: Final = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"
-_CJK: Final = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+"
+# The range from U+0800 holds blanks such as U+2028, which llama.cpp has replaced by then.
+_CJK: Final = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}&&[^\s]]+"
 _HAN: Final = (
     r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2EBEF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}"
 )

@@ -199,22 +199,33 @@ class Tokenizer:
         for token, index, is_special in self._parsed:
             if (is_special and not parse_special) or token[0] not in present or token not in text:
                 continue
-            strip = index in self._stripped_after
+            strips = index in self._stripped_after
             parted: list[str | int] = []
             for fragment in fragments:
                 if isinstance(fragment, int):
                     parted.append(fragment)
-                    continue
-                first, *others = fragment.split(token)
-                if first:
-                    parted.append(first)
-                for other in others:
-                    parted.append(index)
-                    kept = other.lstrip(_BLANKS) if strip else other
-                    if kept:
-                        parted.append(kept)
+                else:
+                    parted += _parted(fragment, token, index, strips)
             fragments = parted
         return fragments
+
+
+def _parted(text: str, token: str, index: int, strips: bool) -> list[str | int]:
+    """`text` with every `token` in it replaced by `index`. With `strips`, a token takes the blanks after it along."""
+    found: list[str | int] = []
+    while True:
+        # All at once, unless blanks fall away, which may themselves be the next token.
+        head, *tail = text.split(token, 1 if strips else -1)
+        if head:
+            found.append(head)
+        if not strips:
+            for part in tail:
+                found += [index, part] if part else [index]
+            return found
+        if not tail:
+            return found
+        found.append(index)
+        text = tail[0].lstrip(_BLANKS)
 
 
 class _ByteLevel:
