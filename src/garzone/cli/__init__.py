@@ -25,7 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ps": ("serve", "ps", "Models in the running server's memory."),
     "stop": ("serve", "stop", "Unload a model from the running server."),
     "delegate": ("delegate", "delegate", "Hand one bounded task to a local model; get a proved result."),
-    "savings": ("delegate", "savings", "What delegating saved, net of failures."),
+    "route": ("delegate", "route", "Say whether a task should be done locally, and why; runs nothing."),
+    "savings": ("savings", "savings", "What delegating saved, net of failures."),
     "bench": ("bench", "bench", "Measure speed on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
 }

@@ -25,7 +25,7 @@ from garzone.delegate.pricing import Baseline, Spent
 
 BUSY_TIMEOUT_S = 10.0
 GRACE_S = 600.0  # loading and compiling a model may come on top of a task's own time limit
-INTERRUPTED, CANCELLED, ERROR = "interrupted", "cancelled", "error"
+CANCELLED, ERROR, RUNNING = "cancelled", "error", "running"
 OBSERVED = tuple(verdict.value for verdict in Verdict)  # outcomes that say something about the worker
 
 
@@ -198,7 +198,7 @@ class Ledger:
                 kind=row["kind"],
                 repo=row["repo"],
                 model=row["served_model"] or row["requested_model"],
-                outcome="running" if _is_running(row) else row["outcome"],
+                outcome=RUNNING if _is_running(row) else row["outcome"],
                 started_at=row["started_at"],
                 size_bytes=row["size_bytes"],
                 completion_tokens=row["completion_tokens"],

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from garzone.agent.events import CandidateJudged, CandidateStarted, Event, Listener
-from garzone.agent.worker import run_task
+from garzone.agent.worker import KINDS, run_task
 from garzone.core.errors import LedgerError, UsageError
 from garzone.core.ports import Sandbox, TextGenerator
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
@@ -22,7 +22,7 @@ from garzone.delegate.apply import apply_branch
 from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
 from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
 
-WORKING_KINDS = (TaskKind.FIX,)
+WORKING_KINDS = tuple(KINDS)
 _PRICES = Prices(pricing.COORDINATOR.model, pricing.PRICE_DATE, pricing.METHOD)
 
 
@@ -31,15 +31,20 @@ def new_task_id() -> str:
     return secrets.token_hex(4)
 
 
-def require_working_kind(kind: TaskKind) -> None:
-    """Refuse a kind that is not there yet, before anything is opened.
+def require_possible(kind: TaskKind, check: str | None) -> None:
+    """Refuse what cannot be done, before anything is opened.
 
     Raises:
-        UsageError: names the kinds that work.
+        UsageError: a kind that is not there yet, or no check; says what works and how.
     """
     if kind not in WORKING_KINDS:
         working = ", ".join(kind.value for kind in WORKING_KINDS)
         raise UsageError(f"{kind.value}: not implemented yet; what works today: {working}")
+    if not (check and check.strip()):
+        raise UsageError(
+            f"{kind.value} needs a check: a command that fails now and passes when it is done, "
+            "for instance --check 'pytest -q tests/test_pager.py'"
+        )
 
 
 async def run(
@@ -69,11 +74,11 @@ async def run(
         The report, with `savings`; `notes` say what went wrong beside the task itself.
 
     Raises:
-        UsageError: the kind is not implemented; no row is written.
+        UsageError: the kind is not implemented or there is no check; no row is written.
         LedgerError: the ledger cannot be used; nothing was done.
         GarzoneError: whatever the worker raises, after it was booked.
     """
-    require_working_kind(task.kind)
+    require_possible(task.kind, task.check)
     call_tokens = pricing.estimate_tokens(call_text or _call_text(task))
     size_bytes = sum(file.size_bytes for file in file_facts(task))
     decision = decide(task, ledger)

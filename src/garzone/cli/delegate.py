@@ -1,0 +1,196 @@
+"""`garzone delegate` and `garzone route`: one task from the command line.
+
+Reads flags, shows progress and the report; the walk of the task is `delegate.run`'s, the decision the policy's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import io
+import json
+import shlex
+import signal
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from click.core import ParameterSource
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+from garzone import config, wiring
+from garzone.agent.events import Listener
+from garzone.cli.progress import TaskProgress
+from garzone.cli.report import render_report
+from garzone.core.errors import ModelNotFound
+from garzone.core.task import Report, Route, Task, TaskKind, Verdict
+from garzone.delegate.run import decide, new_task_id, require_possible, run
+
+PLAIN_WIDTH = 120
+
+
+def _task_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags `delegate` and `route` share."""
+    default = {field.name: field.default for field in dataclasses.fields(Task)}
+    candidates, rounds, timeout_s = default["num_candidates"], default["max_rounds"], default["timeout_s"]
+    option, whole = click.option, click.IntRange
+    options = (
+        click.argument("kind", type=click.Choice([kind.value for kind in TaskKind])),
+        click.argument("instruction", default=""),
+        option("--repo", type=click.Path(path_type=Path), default=".", help="The git repository.  [default: .]"),
+        option("--file", "files", multiple=True, help="A file the task is about, relative to --repo; repeatable."),
+        option("--check", help="Shell command that fails now and passes (exit code 0) when the task is done."),
+        option("--model", help="Model to use.  [default: from the configuration]"),
+        option("--backend", metavar="URL", help="Ollama or OpenAI-compatible server instead of the engine here."),
+        option("--candidates", type=whole(1, 64), default=candidates, show_default=True, help="Attempts a round."),
+        option("--rounds", type=whole(1, 16), default=rounds, show_default=True, help="Later ones repair failures."),
+        option("--timeout", type=click.FloatRange(1), default=timeout_s, show_default=True, help="Seconds in all."),
+        option("--apply", is_flag=True, help="Put a proved result into the working tree, if it applies cleanly."),
+        option("--unsandboxed", is_flag=True, help="Run the check without a sandbox: it may do anything you may."),
+        option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+    )
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_task_options
+@click.pass_context
+def delegate(ctx: click.Context, as_json: bool, **given: Any) -> None:
+    """Hand one bounded task to a local model; get a proved result on a branch.
+
+    Example: garzone delegate fix "take() adds instead of subtracting" --file inventory.py --check "pytest -q"
+
+    Your working tree is not touched (see --apply). Exit code 0: proved; 1: not; 2: wrong usage; 3: something is missing
+    here; 130: interrupted.
+    """
+    settings = config.load()
+    task = _task(settings, given)
+    require_possible(task.kind, task.check)
+    errors = Console(stderr=True)
+    progress = TaskProgress(errors, num_candidates=task.num_candidates, max_rounds=task.max_rounds)
+
+    def render(report: Report) -> str:
+        if as_json:
+            return json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+        return _plain(render_report(task, report, generation_s=progress.generation_s))
+
+    with progress:
+        report = asyncio.run(_delegate(settings, task, progress, call_text=_command_line(ctx), render=render))
+    if as_json:
+        click.echo(render(report))
+    else:
+        _console().print(render_report(task, report, generation_s=progress.generation_s))
+    ctx.exit(0 if report.verdict is Verdict.PROVED or (report.verdict is Verdict.UNPROVED and not task.check) else 1)
+
+
+@click.command()
+@_task_options
+def route(as_json: bool, **given: Any) -> None:
+    """Say whether a task should be done locally or by the coordinator, and why. Runs nothing."""
+    settings = config.load()
+    decision = decide(_task(settings, given), wiring.open_ledger(settings))
+    if as_json:
+        document = dataclasses.asdict(decision) | {"route": decision.route.value}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    colour = "green" if decision.route is Route.LOCAL else "yellow"
+    console = _console()
+    console.print(f"[bold {colour}]{decision.route.value}[/]  {escape(decision.reason)}", highlight=False)
+    for number, line in enumerate(decision.suggestion, 1):
+        head = f"{number}." if len(decision.suggestion) > 1 else "instead:"
+        console.print(f"  {head} {escape(line)}", highlight=False)
+
+
+async def _delegate(
+    settings: config.Settings, task: Task, listener: Listener, *, call_text: str, render: Callable[[Report], str]
+) -> Report:
+    ledger = wiring.open_ledger(settings)
+    sandbox = wiring.open_sandbox(task.unsandboxed)
+    generator = await wiring.open_generator(settings, task.backend)
+    try:
+        with _terminated_as_interrupted():
+            return await run(
+                task, generator, sandbox, ledger, on_event=listener, caller="cli", call_text=call_text, render=render
+            )
+    except ModelNotFound as error:
+        if "pull" in str(error):
+            raise
+        place = f"on {task.backend}" if task.backend else "here"
+        tool = "ollama" if task.backend else "garzone"
+        raise ModelNotFound(error.name, f"{place}; pull it with: {tool} pull {error.name}") from error
+    finally:
+        await generator.aclose()
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Generator[None]:
+    """Make SIGTERM end a task as Ctrl-C does: worktree and processes are cleaned up first."""
+    loop, current = asyncio.get_running_loop(), asyncio.current_task()
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        if current:
+            current.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if terminated:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _task(settings: config.Settings, given: dict[str, Any]) -> Task:
+    return Task(
+        id=new_task_id(),
+        kind=TaskKind(given["kind"]),
+        instruction=given["instruction"],
+        repo=given["repo"],
+        files=given["files"],
+        check=given["check"],
+        model=given["model"] or settings.model,
+        backend=given["backend"] or settings.backend,
+        num_candidates=given["candidates"],
+        max_rounds=given["rounds"],
+        timeout_s=given["timeout"],
+        apply=given["apply"],
+        unsandboxed=given["unsandboxed"],
+    )
+
+
+def _command_line(ctx: click.Context) -> str:
+    """The command as whoever called it wrote it, for what it cost them."""
+    words = ["garzone", "delegate"]
+    for parameter in ctx.command.params:
+        if not parameter.name or ctx.get_parameter_source(parameter.name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[parameter.name]
+        values = cast(tuple[Any, ...], value if isinstance(value, tuple) else (value,))
+        for one in values:
+            if isinstance(parameter, click.Option):
+                words.append(parameter.opts[0])
+            if one is not True:
+                words.append(str(one))
+    return shlex.join(words)
+
+
+def _console() -> Console:
+    """Stdout; wide where it is not a terminal, so that nothing is folded for a program."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+def _plain(renderable: RenderableType) -> str:
+    text = io.StringIO()
+    Console(file=text, width=PLAIN_WIDTH).print(renderable)
+    return text.getvalue()
