@@ -13,11 +13,15 @@ from tests.server.conftest import app_of, running, scripted
 
 def test_a_port_in_use_is_named_with_a_way_out() -> None:
     with open_listener("127.0.0.1", 0) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UnavailableError, match=rf"127\.0\.0\.1:{port}.*--port") as caught:
             open_listener("127.0.0.1", port)
     assert caught.value.exit_code == 3
+
+
+def test_connections_wait_from_the_moment_the_address_is_said() -> None:
+    with open_listener("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname(), timeout=5):
+        pass
 
 
 def test_a_host_that_does_not_exist_is_named() -> None:

@@ -1,14 +1,17 @@
-"""The socket a server listens on: bound before anything else starts, so that a port in use is a clear error."""
+"""The socket a server listens on: opened before anything else starts, so that a port in use is a clear error."""
 
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 from garzone.core.errors import UnavailableError
 
+BACKLOG: Final = 2048  # uvicorn's own
+
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 picks a free one.
+    """A socket that connections can be made to; they wait until the server accepts them. Port 0 picks a free one.
 
     Raises:
         UnavailableError: the address cannot be had.
@@ -24,6 +27,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise UnavailableError(
