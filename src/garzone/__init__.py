@@ -17,7 +17,11 @@ __all__ = ["Garzone", "__version__", "code_review", "implement_feature", "query_
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from garzone import api  # noqa: PLC0415 - importing garzone must stay quick
+        from garzone import api  # noqa: PLC0415 - only when a name is used
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,58 +1,53 @@
-"""The Python API: what people import from `garzone`.
+"""The Python API people import: `Garzone`, and three functions for a single question. Adds nothing but convenience.
 
-Three functions for one question each, and `Garzone` for everything else. Opens nothing until called, prints nothing.
+from garzone import Garzone, query_local_coder
 
-    from garzone import query_local_coder
-    print(query_local_coder("Write a regex for ISO dates", model="smollm2:135m"))
+print(query_local_coder("Write a regex for ISO dates", model="smollm2:135m"))
+
+async with Garzone() as g:
+    report = await g.delegate("fix", "off by one in paginate", repo=".", check="pytest -q")
+    print(report.verdict, report.branch)
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from garzone import config
+from garzone import config, wiring
+from garzone.agent.events import Listener
 from garzone.config import DEFAULT_MODEL, Settings
 from garzone.core.chat import Message, Role
 from garzone.core.errors import UsageError
-from garzone.core.generation import GenerateRequest, SamplingParams
+from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams
 from garzone.core.ports import TextGenerator
 from garzone.core.task import Report, Task, TaskKind
-from garzone.delegate.run import run
-from garzone.wiring import open_generator, open_ledger, open_sandbox
+from garzone.delegate.run import new_task_id, run
 
-__all__ = ["Garzone", "code_review", "implement_feature", "new_task_id", "query_local_coder"]
+__all__ = ["DEFAULT_MODEL", "Garzone", "code_review", "implement_feature", "query_local_coder"]
 
-TEMPERATURE = 0.1  # of the three functions: CONTRACT.md
-NUM_CTX = 8192  # always explicit: a server's own default can be as small as 2048 (EVIDENCE.md)
-
-_CODER = "You are a careful software engineer. Answer with the code that was asked for, in one Markdown code block."
-_REVIEWER = (
-    "You are a careful code reviewer. List concrete problems, worst first; for each quote the line, say what goes "
-    "wrong and how to repair it. If there are none, say so."
-)
-
-
-def new_task_id() -> str:
-    """A short id for a task, as it appears in its branch's name."""
-    return secrets.token_hex(3)
+TEMPERATURE = 0.1  # of the three functions: code wants the likeliest answer
+_T = TypeVar("_T")
 
 
 class Garzone:
-    """A worker and the model behind it, for as long as the `async with` block lasts.
-
-        async with Garzone() as g:
-            report = await g.delegate("fix", "off by one in paginate", repo=".", check="pytest -q")
+    """A local coding agent for one event loop. Use as an async context manager.
 
     Args:
-        backend: None for the embedded engine; otherwise the URL of an Ollama or OpenAI-compatible server.
-        model: used where a call names none.
-        settings: None reads configuration and environment.
+        backend: URL of an Ollama or OpenAI-compatible server; None is the configured one, or else the embedded engine.
+        model: what is used where a call names none; None is the configured one.
+        settings: instead of those of configuration file and environment.
+
+    Example:
+        >>> async with Garzone(model="smollm2:135m") as g:
+        ...     print(await g.generate("Say hello."))
+        ...     report = await g.delegate("fix", "take() adds", repo="shop", check="pytest -q")
+        ...     print(report.verdict.value, report.branch)
     """
 
     def __init__(
@@ -60,30 +55,34 @@ class Garzone:
     ) -> None:
         self._settings = settings or config.load()
         self._backend = backend or self._settings.backend
-        self._model = model or self._settings.model
+        self.model = model or self._settings.model
         self._generator: TextGenerator | None = None
 
-    async def __aenter__(self) -> Garzone:
-        self._generator = await open_generator(self._settings, self._backend)
+    async def __aenter__(self) -> Self:
+        self._generator = await wiring.open_generator(self._settings, self._backend)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._generator:
-            await self._generator.aclose()
-            self._generator = None
+        generator, self._generator = self._generator, None
+        if generator is not None:
+            await generator.aclose()
 
     @property
     def generator(self) -> TextGenerator:
-        """What writes the text. Raises UsageError outside the `async with` block."""
+        """What writes; for requests with every field.
+
+        Raises:
+            UsageError: outside `async with`.
+        """
         if self._generator is None:
-            raise UsageError("Garzone is not open: use `async with Garzone() as g:`")
+            raise UsageError("use it inside `async with Garzone() as g:`")
         return self._generator
 
     async def delegate(
         self,
-        kind: str,
+        kind: TaskKind | str,
         instruction: str = "",
         *,
         repo: str | Path = ".",
@@ -95,43 +94,26 @@ class Garzone:
         timeout_s: float = 600.0,
         apply: bool = False,
         unsandboxed: bool = False,
-        on_event: Callable[[Any], None] | None = None,
+        on_event: Listener | None = None,
     ) -> Report:
-        """Do one bounded task and prove it.
-
-        Args:
-            kind: `fix`; the other kinds of CONTRACT.md are refused until they are there.
-            instruction: what is wanted, in a sentence.
-            repo: a git repository with a clean tree.
-            files: what may be changed, relative to `repo`; empty: what the failing check points to.
-            check: a shell command that fails now and must pass afterwards.
-            model: a model reference; None for this object's.
-            candidates: how many answers are tried in a round.
-            rounds: how often the failing output is shown to the model again.
-            timeout_s: bound on the whole task.
-            apply: put a proved change into the working tree too.
-            unsandboxed: run the check without isolation; the report says so.
-            on_event: told of each step.
+        """Do one bounded task; the flags are those of `garzone delegate`.
 
         Returns:
-            The report; a task that fails is a report too.
+            The report; a task that failed is one too. The result is on `report.branch`.
 
         Raises:
-            UsageError: the task itself is wrong.
-            UnavailableError: no such model, no sandbox, or no server.
+            UsageError: the kind is unknown or not implemented, no check, a repository that cannot be worked on.
+            UnavailableError: no model, no sandbox, no server.
+            LedgerError: the ledger cannot be written; nothing was done.
         """
-        try:
-            task_kind = TaskKind(kind)
-        except ValueError:
-            raise UsageError(f"no such kind: {kind!r}; known: {', '.join(k.value for k in TaskKind)}") from None
         task = Task(
             id=new_task_id(),
-            kind=task_kind,
+            kind=_kind(kind),
             instruction=instruction,
             repo=Path(repo),
             files=tuple(files),
             check=check,
-            model=model or self._model,
+            model=model or self.model,
             backend=self._backend,
             num_candidates=candidates,
             max_rounds=rounds,
@@ -139,60 +121,135 @@ class Garzone:
             apply=apply,
             unsandboxed=unsandboxed,
         )
-        with contextlib.closing(open_ledger(self._settings)) as ledger:
-            return await run(task, self.generator, open_sandbox(unsandboxed), ledger, on_event=on_event)
+        sandbox = wiring.open_sandbox(unsandboxed)
+        ledger = wiring.open_ledger(self._settings)
+        return await run(task, self.generator, sandbox, ledger, on_event=on_event, caller="api")
+
+    async def generate(self, prompt: str, *, model: str | None = None, **sampling: Any) -> str:
+        """One answer to one prompt. `sampling` are fields of SamplingParams: temperature, max_tokens, seed, ..."""
+        return await self.chat([Message.of(Role.USER, prompt)], model=model, **sampling)
+
+    async def chat(self, messages: Sequence[Message], *, model: str | None = None, **sampling: Any) -> str:
+        """The next turn of a conversation, as text."""
+        pieces = [delta.text async for delta in self.stream(messages, model=model, **sampling)]
+        return "".join(pieces)
 
     async def stream(
-        self, prompt: str, *, model: str | None = None, system: str = "", sampling: SamplingParams | None = None
-    ) -> AsyncGenerator[str]:
-        """The answer to one prompt, piece by piece. Raises ModelNotFound, ContextOverflow, GenerationFailed."""
-        messages = [Message.of(Role.SYSTEM, system)] if system else []
+        self, messages: Sequence[Message], *, model: str | None = None, **sampling: Any
+    ) -> AsyncGenerator[Delta]:
+        """The next turn of a conversation as it is written. Closing the generator stops the work.
+
+        Raises:
+            ModelNotFound, BackendUnavailable, ContextOverflow, GenerationFailed: see core.errors.
+        """
         request = GenerateRequest(
-            model=model or self._model,
-            messages=(*messages, Message.of(Role.USER, prompt)),
-            sampling=sampling or SamplingParams(temperature=TEMPERATURE),
-            num_ctx=NUM_CTX,
+            model=model or self.model,
+            messages=tuple(messages),
+            sampling=_sampling(sampling),
+            num_ctx=self._settings.num_ctx,  # always said: a server's own default may silently cut the prompt
             truncate=False,
         )
-        async with contextlib.aclosing(self.generator.generate(request)) as deltas:
+        async with aclosing(self.generator.generate(request)) as deltas:
             async for delta in deltas:
-                if delta.text:
-                    yield delta.text
-
-    async def ask(
-        self, prompt: str, *, model: str | None = None, system: str = "", sampling: SamplingParams | None = None
-    ) -> str:
-        """The whole answer to one prompt."""
-        pieces = self.stream(prompt, model=model, system=system, sampling=sampling)
-        return "".join([piece async for piece in pieces])
+                yield delta
 
 
 def query_local_coder(prompt: str, model: str = DEFAULT_MODEL, *, backend: str | None = None) -> str:
-    """Ask a local model one question.
-
-        query_local_coder("Write a regex for ISO dates", model="smollm2:135m")
+    """Ask a local coding model one question.
 
     Args:
         prompt: the question.
-        model: a model reference.
-        backend: None for the embedded engine, otherwise the URL of an Ollama or OpenAI-compatible server.
+        model: which model.
+        backend: URL of a plain Ollama or an OpenAI-compatible server; None is the configured one, or the engine here.
+
+    Returns:
+        The answer. One that was cut off at the end of the context says so in its last line.
+
+    Raises:
+        GarzoneError: no such model, no such server, a prompt too long; the message says what to do.
+
+    Example:
+        >>> print(query_local_coder("Reverse a list in Python, one line", model="smollm2:135m"))
+        >>> print(query_local_coder("Why is the sky blue?", backend="http://127.0.0.1:11434"))
     """
-    return _ask(prompt, _CODER, model, backend)
+    return _wait(_ask([Message.of(Role.USER, prompt)], model, backend))
 
 
 def code_review(code: str, model: str = DEFAULT_MODEL, *, backend: str | None = None) -> str:
-    """Have a local model look for problems in `code`. What it finds is opinion: nothing is run."""
-    return _ask(f"Review this code:\n\n```\n{code}\n```", _REVIEWER, model, backend)
+    """Let a local model look over a piece of code. What it says is not checked.
+
+    Example:
+        >>> print(code_review(Path("pager.py").read_text(), model="qwen2.5-coder:7b"))
+    """
+    system = (
+        "You review code. List real problems only: bugs, security holes, unclear names, missing cases. "
+        "For each give the line, what is wrong, and how to repair it. If there is none, say so."
+    )
+    question = f"Review this code:\n\n{_fenced(code)}"
+    return _wait(_ask([Message.of(Role.SYSTEM, system), Message.of(Role.USER, question)], model, backend))
 
 
 def implement_feature(description: str, model: str = DEFAULT_MODEL, *, backend: str | None = None) -> str:
-    """Have a local model write code from a description. Nothing is run; `Garzone.delegate` is what proves."""
-    return _ask(f"Implement this:\n\n{description}", _CODER, model, backend)
+    """Let a local model write code for a description. What it writes is not run; `Garzone.delegate` proves.
+
+    Example:
+        >>> print(implement_feature("a function that pads a CSV row to n columns", model="qwen2.5-coder:7b"))
+    """
+    system = "You write complete, working code with type hints and error handling, in one Markdown code block."
+    question = f"Implement this:\n\n{description}"
+    return _wait(_ask([Message.of(Role.SYSTEM, system), Message.of(Role.USER, question)], model, backend))
 
 
-def _ask(prompt: str, system: str, model: str, backend: str | None) -> str:
-    async def answer() -> str:
-        async with Garzone(backend, model=model) as garzone:
-            return await garzone.ask(prompt, system=system)
+async def _ask(messages: Sequence[Message], model: str, backend: str | None) -> str:
+    pieces: list[str] = []
+    async with Garzone(backend, model=model) as garzone:
+        async for delta in garzone.stream(messages, temperature=TEMPERATURE):
+            pieces.append(delta.text)
+            if delta.finish_reason is FinishReason.LENGTH:
+                pieces.append("\n[cut off: the context is full]")
+    return "".join(pieces)
 
-    return asyncio.run(answer())
+
+def _wait(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end, also where an event loop is already running (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    outcome: list[_T] = []
+    problem: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            outcome.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread, whatever it is
+            problem.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if problem:
+        raise problem[0]
+    return outcome[0]
+
+
+def _kind(kind: TaskKind | str) -> TaskKind:
+    try:
+        return TaskKind(kind)
+    except ValueError:
+        known = ", ".join(kind.value for kind in TaskKind)
+        raise UsageError(f"no kind of task is called {kind!r}; there are: {known}") from None
+
+
+def _sampling(given: dict[str, Any]) -> SamplingParams:
+    try:
+        return SamplingParams(**given)
+    except TypeError as error:
+        raise UsageError(f"unknown sampling option: {error}") from error
+
+
+def _fenced(code: str) -> str:
+    fence = "```"
+    while fence in code:
+        fence += "`"
+    return f"{fence}\n{code}\n{fence}"
