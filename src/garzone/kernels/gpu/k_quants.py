@@ -19,12 +19,14 @@ from garzone.kernels.gpu.intrinsics import half_to_float, signed_byte, unsigned_
 from garzone.kernels.gpu.quants import (
     IQ4_VALUES,
     LOW_NIBBLES,
+    Run,
     Step,
     dot_words,
     element_at,
     high_nibbles,
     low_nibbles,
     to_float,
+    unsigned,
     word,
     words_at,
     zero,
@@ -33,37 +35,47 @@ from garzone.kernels.layouts import GGMLType
 
 
 class Pair(NamedTuple):
-    """Activations of 64 neighbouring elements: 16 words, two scales, two scaled sums, and the lane's selectors."""
+    """Activations of 64 neighbouring elements: 16 words, two scales, two scaled sums."""
 
     words: list[UOp]
     scales: list[UOp]
     scaled_sums: list[UOp]
-    selectors: tuple[UOp, ...]
 
 
 class Quad(NamedTuple):
-    """Activations of four runs of 16 elements: four words each, scales, sums, and the lane's selectors."""
+    """Activations of four runs of 16 elements: four words each, scales, sums."""
 
     words: list[list[UOp]]
     scales: list[UOp]
     sums: list[UOp]
-    selectors: tuple[UOp, ...]
 
 
-def _pair(step: Step, *selectors: UOp) -> Pair:
+def _pair(step: Step) -> Pair:
     groups = step.row.groups(step.block * 8 + step.piece * 2, 2)
     scales = [step.keep(scale) for scale, _ in groups]
     sums = [scale * to_float(group_sum(packed)) for scale, (_, packed) in zip(scales, groups, strict=True)]
-    return Pair(step.row.words(step.block * 256 + step.piece * 64, 16), scales, sums, selectors)
+    return Pair(step.row.words(step.block * 256 + step.piece * 64, 16), scales, sums)
 
 
-def _quad(step: Step, *selectors: UOp) -> Quad:
+def _quad(step: Step) -> Quad:
     half, side = step.piece // 2, step.piece % 2
     words = [step.row.words(step.block * 256 + half * 128 + side * 16 + 32 * k, 4) for k in range(4)]
     groups = step.row.groups(step.block * 8 + half * 4, 4)
     shift = 16 - side * 16
     sums = [(packed.cast(dtypes.int) << shift) >> 16 for _, packed in groups]
-    return Quad(words, [step.keep(scale) for scale, _ in groups], sums, selectors)
+    return Quad(words, [step.keep(scale) for scale, _ in groups], sums)
+
+
+def _four_runs(
+    step: Step, numbers: list[list[UOp]], offset: int, scales: list[UOp], minima: list[UOp] | None = None
+) -> list[Run]:
+    first = step.piece // 2 * 128 + step.piece % 2 * 16
+    return [Run(first + 32 * k, numbers[k], offset, scales[k], minima[k] if minima else None) for k in range(4)]
+
+
+def _own_scales(step: Step) -> UOp:
+    """Selects scales f, f + 2, f + 4 and f + 6 of a half's eight."""
+    return _every_byte(step.piece % 2) + 0x06040200
 
 
 def _every_byte(value: UOp) -> UOp:
@@ -89,7 +101,11 @@ class Nibbles:
     max_rows: int = 4
 
     def prepare(self, step: Step) -> Pair:
-        """See ``Quant``; the selectors make picking the lane's scales free of branches.
+        """See ``Quant``."""
+        return _pair(step)
+
+    def _selectors(self, step: Step) -> tuple[UOp, ...]:
+        """What makes picking the lane's scales free of branches.
 
         Scales 0 to 3 are the low six bits of bytes 0 to 3, minima of bytes 4 to 7; of scales 4 to 7 the low four bits
         are the lower nibbles of bytes 8 to 11 (of the minima the upper nibbles) and the high two bits are the top bits
@@ -97,16 +113,15 @@ class Nibbles:
         """
         first = (step.piece * 2) % 4
         upper = step.piece > 1
-        select = _every_byte(first) + 0x05040100
         selectors = (
-            select,
+            _every_byte(first) + 0x05040100,
             upper.where(word(2), word(0)),
             upper.where(word(0x30303030), word(0x3F3F3F3F)),
             upper.where(word(LOW_NIBBLES), word(0)),
         )
         if self.has_fifth_bit:  # how far to rotate so that bit 2j comes to lie at bit 4
-            selectors += ((step.piece * 2 + 28) % 32,)
-        return _pair(step, *selectors)
+            selectors += (((step.piece * 2 + 28) % 32).cast(dtypes.uint32),)
+        return selectors
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], list[UOp]]:
         """See ``Quant``: header, fifth bits, nibbles."""
@@ -117,26 +132,45 @@ class Nibbles:
 
     def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]], prepared: Pair) -> UOp:
         """See ``Quant``."""
-        header, fifth, packed = loaded
-        select, shift, direct, split = prepared.selectors[:4]
-        low, high = low_nibbles(packed), high_nibbles(packed)
-        if self.has_fifth_bit:
-            turn = prepared.selectors[4].cast(dtypes.uint32)
-            turned = [_rotate_right(w, turn) for w in fifth]
-            low = [n | (t & 0x10101010) for n, t in zip(low, turned, strict=True)]
-            high = [n | ((t >> 1) & 0x10101010) for n, t in zip(high, turned, strict=True)]
+        low, high = self._numbers(step, loaded)
         dots = [
             to_float(dot_words(step, low, prepared.words[:8], zero())),
             to_float(dot_words(step, high, prepared.words[8:], zero())),
         ]
+        scales, minima = self._scales(step, loaded[0])
+        total = _weighted([(s * x, d) for s, x, d in zip(scales, prepared.scales, dots, strict=True)])
+        below = _weighted(list(zip(minima, prepared.scaled_sums, strict=True)))
+        return half_to_float(loaded[0][0]) * total - half_to_float(loaded[0][0], 1) * below
+
+    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]]) -> list[Run]:
+        """See ``Quant``."""
+        scales, minima = self._scales(step, loaded[0])
+        scales = [half_to_float(loaded[0][0]) * scale for scale in scales]
+        minima = [half_to_float(loaded[0][0], 1) * minimum for minimum in minima]
+        return [
+            Run(step.piece * 64 + 32 * sub + 16 * i, numbers[4 * i : 4 * i + 4], 0, scales[sub], minima[sub])
+            for sub, numbers in enumerate(self._numbers(step, loaded))
+            for i in range(2)
+        ]
+
+    def _numbers(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]]) -> tuple[list[UOp], list[UOp]]:
+        """The two sub-blocks, one weight to a byte."""
+        _, fifth, packed = loaded
+        low, high = low_nibbles(packed), high_nibbles(packed)
+        if self.has_fifth_bit:
+            turned = [_rotate_right(w, self._selectors(step)[4]) for w in fifth]
+            low = [n | (t & 0x10101010) for n, t in zip(low, turned, strict=True)]
+            high = [n | ((t >> 1) & 0x10101010) for n, t in zip(high, turned, strict=True)]
+        return low, high
+
+    def _scales(self, step: Step, header: list[UOp]) -> tuple[list[UOp], list[UOp]]:
+        """Two scales and two minima, still without the block's factors."""
+        select, shift, direct, split = self._selectors(step)[:4]
         permute = step.intrinsics.permute_bytes
         from_start = (permute(header[2], header[1], select) >> shift) & direct
         from_end = permute(header[3] >> 4, header[3], select) & split
-        numbers = from_start | from_end  # bytes: two scales, two minima
-        scale, scale2, minimum, minimum2 = (to_float(unsigned_byte(numbers, i)) for i in range(4))
-        total = _weighted([(scale * prepared.scales[0], dots[0]), (scale2 * prepared.scales[1], dots[1])])
-        below = _weighted([(minimum, prepared.scaled_sums[0]), (minimum2, prepared.scaled_sums[1])])
-        return half_to_float(header[0]) * total - half_to_float(header[0], 1) * below
+        numbers = [to_float(unsigned_byte(from_start | from_end, i)) for i in range(4)]
+        return numbers[:2], numbers[2:]
 
 
 def _rotate_right(value: UOp, count: UOp) -> UOp:
@@ -154,7 +188,7 @@ class SixBits:
 
     def prepare(self, step: Step) -> Quad:
         """See ``Quant``."""
-        return _quad(step, _every_byte(step.piece % 2) + 0x06040200)
+        return _quad(step)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp]:
         """See ``Quant``."""
@@ -170,21 +204,32 @@ class SixBits:
 
     def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
         """See ``Quant``."""
-        even, odd, high, scales, factor = loaded
         # Starting from -32 times the activations' sum is what subtracting 32 from every weight comes to.
-        dots = [total * -32 for total in prepared.sums]
-        for i in range(4):
-            numbers = (
-                (even[i] & LOW_NIBBLES) | ((high[i] << 4) & 0x30303030),
-                (odd[i] & LOW_NIBBLES) | ((high[i] << 2) & 0x30303030),
-                ((even[i] >> 4) & LOW_NIBBLES) | (high[i] & 0x30303030),
-                ((odd[i] >> 4) & LOW_NIBBLES) | ((high[i] >> 2) & 0x30303030),
-            )
-            dots = [step.intrinsics.dot4(numbers[k], prepared.words[k][i], dots[k]) for k in range(4)]
-        chosen = step.intrinsics.permute_bytes(scales[1], scales[0], prepared.selectors[0])
-        products = [step.intrinsics.multiply24(signed_byte(chosen, k), dots[k]) for k in range(4)]
+        numbers, scales = self._numbers(loaded), self._scales(step, loaded)
+        dots = [dot_words(step, numbers[k], prepared.words[k], prepared.sums[k] * -32) for k in range(4)]
+        products = [step.intrinsics.multiply24(scales[k], dots[k]) for k in range(4)]
         total = _weighted([(prepared.scales[k], to_float(products[k])) for k in range(4)])
-        return half_to_float(factor) * total
+        return half_to_float(loaded[4]) * total
+
+    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp]) -> list[Run]:
+        """See ``Quant``."""
+        factor = half_to_float(loaded[4])
+        scales = [factor * to_float(scale) for scale in self._scales(step, loaded)]
+        return _four_runs(step, self._numbers(loaded), 32, scales)
+
+    def _numbers(self, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp]) -> list[list[UOp]]:
+        """The four sub-blocks, one weight to a byte."""
+        even, odd, high = loaded[:3]
+        return [
+            [(e & LOW_NIBBLES) | ((h << 4) & 0x30303030) for e, h in zip(even, high, strict=True)],
+            [(o & LOW_NIBBLES) | ((h << 2) & 0x30303030) for o, h in zip(odd, high, strict=True)],
+            [((e >> 4) & LOW_NIBBLES) | (h & 0x30303030) for e, h in zip(even, high, strict=True)],
+            [((o >> 4) & LOW_NIBBLES) | ((h >> 2) & 0x30303030) for o, h in zip(odd, high, strict=True)],
+        ]
+
+    def _scales(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp]) -> list[UOp]:
+        chosen = step.intrinsics.permute_bytes(loaded[3][1], loaded[3][0], _own_scales(step))
+        return [signed_byte(chosen, k) for k in range(4)]
 
 
 @dataclass(frozen=True)
@@ -198,7 +243,7 @@ class TwoBits:
 
     def prepare(self, step: Step) -> Quad:
         """See ``Quant``."""
-        return _quad(step, _every_byte(step.piece % 2) + 0x06040200)
+        return _quad(step)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], UOp]:
         """See ``Quant``."""
@@ -211,9 +256,8 @@ class TwoBits:
 
     def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
         """See ``Quant``."""
-        scales, packed, factors = loaded
-        chosen = step.intrinsics.permute_bytes(scales[1], scales[0], prepared.selectors[0])
-        wide, narrow = chosen & LOW_NIBBLES, (chosen >> 4) & LOW_NIBBLES
+        _, packed, factors = loaded
+        wide, narrow = self._scales(step, loaded)
         products: list[tuple[UOp, UOp]] = []
         minima: list[tuple[UOp, UOp]] = []
         for k in range(4):
@@ -221,9 +265,23 @@ class TwoBits:
             factor = (1.0, 0.25, 0.0625, 1.0)[k]
             numbers = [(w >> 6) & 0x03030303 if k == 3 else w & (0x03030303 << (2 * k)) for w in packed]
             total = to_float(dot_words(step, numbers, prepared.words[k], zero()))
-            products.append((to_float(unsigned_byte(wide, k)) * (prepared.scales[k] * factor), total))
-            minima.append((to_float(unsigned_byte(narrow, k)), prepared.scales[k] * to_float(prepared.sums[k])))
+            products.append((wide[k] * (prepared.scales[k] * factor), total))
+            minima.append((narrow[k], prepared.scales[k] * to_float(prepared.sums[k])))
         return half_to_float(factors) * _weighted(products) - half_to_float(factors, 1) * _weighted(minima)
+
+    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp]) -> list[Run]:
+        """See ``Quant``."""
+        wide, narrow = self._scales(step, loaded)
+        factor, below = half_to_float(loaded[2]), half_to_float(loaded[2], 1)
+        numbers = [[(w >> (2 * k)) & 0x03030303 for w in loaded[1]] for k in range(4)]
+        return _four_runs(step, numbers, 0, [factor * w for w in wide], [below * n for n in narrow])
+
+    def _scales(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp]) -> tuple[list[UOp], list[UOp]]:
+        """Four scales and four minima, still without the block's factors."""
+        chosen = step.intrinsics.permute_bytes(loaded[0][1], loaded[0][0], _own_scales(step))
+        parts = chosen & LOW_NIBBLES, (chosen >> 4) & LOW_NIBBLES
+        wide, narrow = ([to_float(unsigned_byte(part, k)) for k in range(4)] for part in parts)
+        return wide, narrow
 
 
 @dataclass(frozen=True)
@@ -236,11 +294,8 @@ class ThreeBits:
     max_rows: int = 2
 
     def prepare(self, step: Step) -> Quad:
-        """See ``Quant``; the selectors are byte picks and how far this half's bits must be shifted."""
-        half, side = step.piece // 2, step.piece % 2
-        select = _every_byte(side)
-        half = half.cast(dtypes.uint32)
-        return _quad(step, select + 0x06040200, select + 0x02000200, half * 4, 2 - half * 2, half * 2)
+        """See ``Quant``."""
+        return _quad(step)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], list[UOp], UOp]:
         """See ``Quant``: third bits, two bits, scales, factor."""
@@ -254,24 +309,40 @@ class ThreeBits:
 
     def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
         """See ``Quant``."""
-        third, packed, scales, factor = loaded
-        select, select_high, shift, left, right = prepared.selectors
-        permute = step.intrinsics.permute_bytes
-        # Sub-block 8h + 2k + f: its low four bits are nibble h of byte 2k + f; its high two are bits 4h + 2 (k // 2) of
-        # byte 8 + (2k + f) % 4.
-        low = (permute(scales[1], scales[0], select) >> shift) & LOW_NIBBLES
-        high = permute(scales[2], scales[2], select_high) >> shift
-        numbers = low | ((high << 4) & 0x00003030) | ((high << 2) & 0x30300000)
-        dots = [total * -4 for total in prepared.sums]
-        for i in range(4):
-            bits = (third[i] << left) >> right  # bit 4h + k at bit 2 + k
-            for k in range(4):
-                number = ((packed[i] >> (2 * k)) & 0x03030303) | ((bits >> k) & 0x04040404)
-                dots[k] = step.intrinsics.dot4(number, prepared.words[k][i], dots[k])
-        terms = [
-            (prepared.scales[k] * (to_float(unsigned_byte(numbers, k)) - 32.0), to_float(dots[k])) for k in range(4)
+        numbers, scales = self._numbers(step, loaded), self._scales(step, loaded)
+        dots = [dot_words(step, numbers[k], prepared.words[k], prepared.sums[k] * -4) for k in range(4)]
+        terms = [(prepared.scales[k] * scales[k], to_float(dots[k])) for k in range(4)]
+        return half_to_float(loaded[3]) * _weighted(terms)
+
+    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[Run]:
+        """See ``Quant``."""
+        factor = half_to_float(loaded[3])
+        scales = [factor * scale for scale in self._scales(step, loaded)]
+        return _four_runs(step, self._numbers(step, loaded), 4, scales)
+
+    def _numbers(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[list[UOp]]:
+        """The four sub-blocks, one weight to a byte."""
+        third, packed = loaded[:2]
+        half = (step.piece // 2).cast(dtypes.uint32)
+        bits = [(w << (2 - half * 2)) >> (half * 2) for w in third]  # bit 4h + k comes to lie at bit 2 + k
+        return [
+            [((p >> (2 * k)) & 0x03030303) | ((b >> k) & 0x04040404) for p, b in zip(packed, bits, strict=True)]
+            for k in range(4)
         ]
-        return half_to_float(factor) * _weighted(terms)
+
+    def _scales(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[UOp]:
+        """Four scales, still without the block's factor.
+
+        Sub-block 8h + 2k + f: the low four bits are nibble h of byte 2k + f, the high two are bits 4h + 2 (k // 2) of
+        byte 8 + (2k + f) % 4.
+        """
+        scales = loaded[2]
+        side, shift = _every_byte(step.piece % 2), (step.piece // 2).cast(dtypes.uint32) * 4
+        permute = step.intrinsics.permute_bytes
+        low = (permute(scales[1], scales[0], side + 0x06040200) >> shift) & LOW_NIBBLES
+        high = permute(scales[2], scales[2], side + 0x02000200) >> shift
+        numbers = low | ((high << 4) & 0x00003030) | ((high << 2) & 0x30300000)
+        return [to_float(unsigned_byte(numbers, k)) - 32.0 for k in range(4)]
 
 
 @dataclass(frozen=True)
@@ -284,9 +355,8 @@ class Codes:
     max_rows: int = 4
 
     def prepare(self, step: Step) -> Pair:
-        """See ``Quant``; the selectors are how far to shift the low and the high bits of the lane's scales."""
-        piece = step.piece.cast(dtypes.uint32)
-        return _pair(step, piece * 8, piece * 4 + 16)
+        """See ``Quant``."""
+        return _pair(step)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[UOp, UOp, list[UOp]]:
         """See ``Quant``: factor and high bits, low bits, nibbles."""
@@ -298,20 +368,32 @@ class Codes:
 
     def dot(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]], prepared: Pair) -> UOp:
         """See ``Quant``."""
-        header, scales, packed = loaded
-        low = scales >> prepared.selectors[0]
-        high = header >> prepared.selectors[1]
-        numbers = (
-            (low & 15) | ((high & 3) << 4),
-            ((low >> 4) & 15) | ((high & 12) << 2),
-        )
         terms: list[tuple[UOp, UOp]] = []
-        for sub in range(2):  # 16 bytes each: first the lower nibbles, then the upper ones
-            part = packed[4 * sub : 4 * sub + 4]
-            codes = [IQ4_VALUES.look_up(step, (w >> s) & LOW_NIBBLES) for s in (0, 4) for w in part]
+        for sub, (codes, scale) in enumerate(zip(self._codes(step, loaded), self._scales(loaded, step), strict=True)):
             total = dot_words(step, codes, prepared.words[8 * sub : 8 * sub + 8], zero(), signed=True)
-            terms.append((prepared.scales[sub] * (to_float(numbers[sub]) - 32.0), to_float(total)))
-        return half_to_float(header) * _weighted(terms)
+            terms.append((prepared.scales[sub] * scale, to_float(total)))
+        return half_to_float(loaded[0]) * _weighted(terms)
+
+    def runs(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]]) -> list[Run]:
+        """See ``Quant``."""
+        factor, scales = half_to_float(loaded[0]), self._scales(loaded, step)
+        return [
+            Run(step.piece * 64 + 32 * sub + 16 * i, unsigned(codes[4 * i : 4 * i + 4]), 128, factor * scales[sub])
+            for sub, codes in enumerate(self._codes(step, loaded))
+            for i in range(2)
+        ]
+
+    def _codes(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]]) -> list[list[UOp]]:
+        """Two sub-blocks of 16 bytes: first the lower nibbles, then the upper ones."""
+        parts = loaded[2][:4], loaded[2][4:]
+        return [[IQ4_VALUES.look_up(step, (w >> s) & LOW_NIBBLES) for s in (0, 4) for w in part] for part in parts]
+
+    def _scales(self, loaded: tuple[UOp, UOp, list[UOp]], step: Step) -> list[UOp]:
+        """Two scales, still without the block's factor."""
+        piece = step.piece.cast(dtypes.uint32)
+        low, high = loaded[1] >> (piece * 8), loaded[0] >> (piece * 4 + 16)
+        numbers = (low & 15) | ((high & 3) << 4), ((low >> 4) & 15) | ((high & 12) << 2)
+        return [to_float(number) - 32.0 for number in numbers]
 
 
 Q2_K = TwoBits()

@@ -18,12 +18,14 @@ from garzone.kernels.gpu.quants import (
     LOW_NIBBLES,
     MXFP4_VALUES,
     Codebook,
+    Run,
     Step,
     dot_words,
     element_at,
     high_nibbles,
     low_nibbles,
     to_float,
+    unsigned,
     words_at,
     zero,
 )
@@ -70,6 +72,18 @@ def _fifth_bits(high_bits: UOp, word_index: int) -> UOp:
     return field * 0x408102
 
 
+def _numbers(loaded: Block32) -> list[UOp]:
+    """A block's nibbles, with their fifth bits, one to a byte."""
+    numbers = low_nibbles(loaded.words) + high_nibbles(loaded.words)
+    if loaded.high_bits is None:
+        return numbers
+    return [n | (_fifth_bits(loaded.high_bits, i) & 0x10101010) for i, n in enumerate(numbers)]
+
+
+def _two_runs(numbers: list[UOp], offset: int, scale: UOp, minimum: UOp | None = None) -> list[Run]:
+    return [Run(UOp.const(16 * i, dtypes.int), numbers[4 * i : 4 * i + 4], offset, scale, minimum) for i in range(2)]
+
+
 @dataclass(frozen=True)
 class Nibbles:
     """Q4_0, Q4_1, Q5_0, Q5_1: nibbles with an offset or a minimum, and a fifth bit where there is one."""
@@ -98,15 +112,16 @@ class Nibbles:
 
     def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
         """See ``Quant``."""
-        packed = loaded.words
-        numbers = low_nibbles(packed) + high_nibbles(packed)
-        if loaded.high_bits is not None:
-            numbers = [n | (_fifth_bits(loaded.high_bits, i) & 0x10101010) for i, n in enumerate(numbers)]
-        total = to_float(dot_words(step, numbers, prepared.words, prepared.start)) * prepared.scale
+        total = to_float(dot_words(step, _numbers(loaded), prepared.words, prepared.start)) * prepared.scale
         product = half_to_float(loaded.header) * total
         if self.offset:
             return product
         return product + half_to_float(loaded.header, 1) * prepared.scaled_sum
+
+    def runs(self, step: Step, loaded: Block32) -> list[Run]:
+        """See ``Quant``."""
+        minimum = None if self.offset else half_to_float(loaded.header, 1) * -1.0
+        return _two_runs(_numbers(loaded), self.offset, half_to_float(loaded.header), minimum)
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,10 @@ class Bytes:
         total = dot_words(step, loaded.words, prepared.words, zero(), signed=True)
         return half_to_float(loaded.header) * (to_float(total) * prepared.scale)
 
+    def runs(self, step: Step, loaded: Block32) -> list[Run]:
+        """See ``Quant``."""
+        return _two_runs(unsigned(loaded.words), 128, half_to_float(loaded.header))
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -152,15 +171,24 @@ class Codes:
 
     def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
         """See ``Quant``."""
-        numbers = [self.codebook.look_up(step, (w >> shift) & LOW_NIBBLES) for shift in (0, 4) for w in loaded.words]
-        total = dot_words(step, numbers, prepared.words, zero(), signed=True)
-        if self.ggml_type is GGMLType.MXFP4:
-            # A power of two, 2**(e - 127), halved because the codebook holds doubled values. Halving may leave the
-            # normal floats: exponents 0 and 1 are written as the subnormals they give (ggml_e8m0_to_fp32_half).
-            e = loaded.header
-            scale = (e < 2).where(UOp.const(0x00200000, dtypes.uint32) << e.minimum(1), (e.maximum(1) - 1) << 23)
-            return scale.bitcast(dtypes.float) * (to_float(total) * prepared.scale)
-        return half_to_float(loaded.header) * (to_float(total) * prepared.scale)
+        total = dot_words(step, self._codes(step, loaded), prepared.words, zero(), signed=True)
+        return self._scale(loaded) * (to_float(total) * prepared.scale)
+
+    def runs(self, step: Step, loaded: Block32) -> list[Run]:
+        """See ``Quant``."""
+        return _two_runs(unsigned(self._codes(step, loaded)), 128, self._scale(loaded))
+
+    def _codes(self, step: Step, loaded: Block32) -> list[UOp]:
+        return [self.codebook.look_up(step, (w >> shift) & LOW_NIBBLES) for shift in (0, 4) for w in loaded.words]
+
+    def _scale(self, loaded: Block32) -> UOp:
+        if self.ggml_type is not GGMLType.MXFP4:
+            return half_to_float(loaded.header)
+        # A power of two, 2**(e - 127), halved because the codebook holds doubled values. Halving may leave the normal
+        # floats: exponents 0 and 1 are written as the subnormals they give (ggml_e8m0_to_fp32_half).
+        e = loaded.header
+        scale = (e < 2).where(UOp.const(0x00200000, dtypes.uint32) << e.minimum(1), (e.maximum(1) - 1) << 23)
+        return scale.bitcast(dtypes.float)
 
 
 Q4_0 = Nibbles(GGMLType.Q4_0, dtypes.uint16, offset=8)

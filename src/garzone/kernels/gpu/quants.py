@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tinygrad.dtype import DType, dtypes
 from tinygrad.uop.ops import UOp
@@ -38,6 +38,24 @@ class Step:
     block: UOp
     piece: UOp
     keep: Callable[[UOp], UOp]
+
+
+class Run(NamedTuple):
+    """Sixteen neighbouring weights as unsigned bytes: a weight is (byte - offset) * scale - minimum.
+
+    Attributes:
+        element: number of the first one in its block.
+        words: four words, bytes in order.
+        offset: a constant up to 128.
+        scale: float32.
+        minimum: float32, where the type has one.
+    """
+
+    element: UOp
+    words: list[UOp]
+    offset: int
+    scale: UOp
+    minimum: UOp | None = None
 
 
 class Quant(Protocol):
@@ -73,6 +91,10 @@ class Quant(Protocol):
 
     def dot(self, step: Step, loaded: Any, prepared: Any) -> UOp:
         """The piece's share of the row's product, in float32."""
+        ...
+
+    def runs(self, step: Step, loaded: Any) -> list[Run]:
+        """The piece's weights, for products with more columns than one; needs no activations."""
         ...
 
 
@@ -114,6 +136,11 @@ def dot_words(step: Step, a: Sequence[UOp], b: Sequence[UOp], start: UOp, *, sig
     for left, right in zip(a, b, strict=True):
         start = step.intrinsics.dot4(left, right, start, signed=signed)
     return start
+
+
+def unsigned(packed: Sequence[UOp]) -> list[UOp]:
+    """Signed bytes plus 128."""
+    return [w ^ 0x80808080 for w in packed]
 
 
 def low_nibbles(packed: Sequence[UOp]) -> list[UOp]:
