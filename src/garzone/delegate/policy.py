@@ -35,11 +35,11 @@ PRIOR = {
     TaskKind.REVIEW: 0.40,
     TaskKind.IMPLEMENT: 0.40,
 }
-PRIOR_TASKS = 3.0
+PRIOR_TASKS = 2.0
 LEVEL_TASKS = 10.0  # how many tasks of its own a finer cell needs to weigh as much as the coarser one it lies in
 UNCHECKED = 0.15  # without a check nothing can be proved, whatever the model
 SIZES = ((4_000, "small"), (16_000, "medium"))  # bytes; beyond: large. 16 kB is half of an 8k context in code
-CURIOSITY = 0.8  # standard deviations of doubt in a cell's favour, so that a bad start is not the end
+CURIOSITY = 0.3  # standard deviations of doubt in a cell's favour, so that a bad start is not the end
 
 
 @dataclass(frozen=True, slots=True)
