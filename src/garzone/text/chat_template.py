@@ -1,98 +1,74 @@
-"""A conversation -> the prompt text a model was trained to read, by the template its file carries.
+"""Conversations to prompts, by the Jinja template that came with a model; and what such a template can do.
 
-A chat template is downloaded code, so it runs in Jinja's immutable sandbox, with bounds on what it may build. Does not
-tokenise.
-
-The environment is the one Hugging Face's `apply_chat_template` offers, which is what templates are written for:
-https://huggingface.co/docs/transformers/chat_templating_writing
+Does not tokenise, and trusts nothing: a template is downloaded code (see `template_sandbox.py`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
-import jinja2
-from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.exceptions import TemplateSyntaxError
 
-from garzone.core.chat import Message, Role, ToolSpec
+from garzone.core.chat import ImagePart, Message, ToolSpec
 from garzone.core.errors import InvalidRequest
+from garzone.text.template_sandbox import MAX_SOURCE_CHARS, TemplateLimit, TemplateSandbox, bounded
+from garzone.text.vocabulary import FIM_TEXTS, PREFIX
 
-MAX_SOURCE_CHARS: Final = 1 << 20  # the longest published ones have some 20,000
-MAX_PROMPT_CHARS: Final = 1 << 26  # far beyond any model's context
-MAX_POWER: Final = 1000  # `**` is not in templates; numbers of a million digits should not be either
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with `*` and `**` bounded: both build memory out of nothing, and `range` is bounded already."""
-
-    intercepted_binops = frozenset({"*", "**", "%", "+", "~"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse what would be enormous before it is built."""
-        if operator == "*":
-            for sequence, times in ((left, right), (right, left)):
-                size = len(cast(Sequence[Any], sequence)) if isinstance(sequence, str | list | tuple) else 0
-                if isinstance(times, int) and size * times > MAX_PROMPT_CHARS:
-                    raise SecurityError("a repetition longer than any prompt")
-        if operator == "**" and isinstance(right, int | float) and abs(right) > MAX_POWER:
-            raise SecurityError("a number larger than any prompt needs")
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("formatting with % is not offered to templates")
-        if operator == "+" and isinstance(left, str) and len(left) + len(str(right)) > MAX_PROMPT_CHARS:
-            raise SecurityError("a text longer than any prompt")
-        return super().call_binop(context, operator, left, right)
+_TESTS_CONTENT_FOR_NONE: Final = re.compile(r"content(?:['\"]\])?\s+is\s+none", re.IGNORECASE)
+_DATE_FORMAT: Final = re.compile(r"(?:%[-a-zA-Z%]|[^%0-9]){0,64}")
 
 
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """As `transformers` defines it: unlike Jinja's own it does not escape HTML characters."""
-    separators, sort_keys = options.get("separators"), bool(options.get("sort_keys"))
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+class _Refused(Exception):
+    """The template called `raise_exception`."""
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+class _Arguments(dict[str, Any]):
+    """A call's arguments: a mapping for templates that walk it, JSON for those that write it as text."""
 
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
+    def __add__(self, other: Any) -> str:
+        return str(self) + other
 
-
-def _environment() -> _Environment:
-    environment: Any = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+    def __radd__(self, other: Any) -> str:
+        return other + str(self)
 
 
 class ChatTemplate:
-    """A compiled template.
+    """A compiled template. Thread-safe.
 
     Args:
-        source: Jinja.
-        bos_token: text of the token that begins a prompt, where the template asks for it.
-        eos_token: text of the token that ends a turn.
+        source: Jinja, as `tokenizer.chat_template` holds it.
+        bos_token: text of the beginning token, for templates that write it.
+        eos_token: likewise.
+        now: the clock that `strftime_now` reads.
 
     Raises:
-        InvalidRequest: it is not Jinja; names the line.
+        InvalidRequest: it is not a template; names the line.
     """
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", now: Callable[[], datetime] = datetime.now
+    ) -> None:
         if len(source) > MAX_SOURCE_CHARS:
-            raise InvalidRequest(f"template: {len(source)} characters, more than {MAX_SOURCE_CHARS}")
+            raise InvalidRequest(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are read")
+        environment = TemplateSandbox()
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._empty_content = None if _TESTS_CONTENT_FOR_NONE.search(source) else ""
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise InvalidRequest(f"template: line {error.lineno}: {error.message}") from error
-        except RecursionError as error:
-            raise InvalidRequest("template: nested too deeply") from error
+            self._template = environment.from_string(
+                source, globals={"raise_exception": _raise_exception, "strftime_now": _strftime(now)}
+            )
+        except TemplateSyntaxError as error:
+            raise InvalidRequest(f"the chat template is not valid: line {error.lineno}: {error.message}") from error
+        except (SyntaxError, RecursionError, ValueError, OverflowError, MemoryError) as error:
+            raise InvalidRequest(f"the chat template cannot be compiled: {error}") from error
 
     def render(
         self,
@@ -100,96 +76,109 @@ class ChatTemplate:
         *,
         tools: Sequence[ToolSpec] = (),
         add_generation_prompt: bool = True,
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] = {},
     ) -> str:
         """The prompt as text.
 
         Args:
-            messages: the conversation.
+            messages: the conversation, oldest first.
             tools: what the model may call.
-            add_generation_prompt: end with the beginning of the assistant's turn.
-            extra: further names the template may use, `enable_thinking` for instance.
+            add_generation_prompt: end with what begins the model's answer.
+            extra: more variables, such as `enable_thinking`; they win over those above.
 
         Raises:
-            InvalidRequest: the template refuses this conversation, fails, or builds more than any model reads.
+            InvalidRequest: the template refuses the conversation, fails, or wants too much; names its line.
         """
-        names: dict[str, Any] = {
+        values = {
             **self._tokens,
-            **(extra or {}),
-            "messages": [message_document(message) for message in messages],
-            "tools": [tool_document(tool) for tool in tools] or None,
+            "messages": [self._message(message) for message in messages],
+            "tools": [_tool(tool) for tool in tools] or None,
+            "documents": None,
             "add_generation_prompt": add_generation_prompt,
+            **extra,
         }
         try:
-            return "".join(_bounded(self._template.generate(names)))
-        except jinja2.TemplateError as error:
-            line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else _line(error)
-            raise InvalidRequest(f"template: {line}{error.message or type(error).__name__}") from error
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-            MemoryError,
-        ) as error:
-            # Whatever Python raises when a template does something foolish with the values it was given.
-            raise InvalidRequest(f"template: {_line(error)}{type(error).__name__}: {error}") from error
+            return bounded(lambda: self._template.generate(values))
+        except _Refused as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+        except TemplateLimit as error:
+            raise InvalidRequest(f"the chat template wants too much{_line(error)}: {error}") from error
+        except RecursionError as error:
+            raise InvalidRequest(f"the chat template calls itself without end{_line(error)}") from error
+        except Exception as error:  # foreign code: whatever it raises is its own fault
+            raise InvalidRequest(f"the chat template fails{_line(error)}: {type(error).__name__}: {error}") from error
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        if any(isinstance(part, ImagePart) for part in message.content):
+            raise InvalidRequest("messages: this model reads text only, and a message holds an image")
+        shape: dict[str, Any] = {"role": message.role.value, "content": message.text}
+        if message.thinking:
+            shape["reasoning_content"] = shape["thinking"] = message.thinking  # Qwen and DeepSeek; gpt-oss
+        if message.tool_calls:
+            shape["content"] = message.text or self._empty_content
+            shape["tool_calls"] = [
+                {
+                    "type": "function",
+                    **({"id": call.id} if call.id else {}),
+                    "function": {"name": call.name, "arguments": _Arguments(call.arguments)},
+                }
+                for call in message.tool_calls
+            ]
+        if message.tool_call_id:
+            shape["tool_call_id"] = message.tool_call_id
+        if message.tool_name:
+            shape["name"] = message.tool_name
+        return shape
 
 
-def _bounded(pieces: Iterator[str]) -> Iterator[str]:
-    length = 0
-    for piece in pieces:
-        length += len(piece)
-        if length > MAX_PROMPT_CHARS:
-            raise SecurityError("a prompt longer than any model reads")
-        yield piece
+def template_capabilities(source: str, metadata: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """What a model can be asked for, judged by its template: of "completion", "tools", "thinking", "insert".
+
+    Args:
+        source: Jinja, or one of Ollama's Go templates; "" where there is none.
+        metadata: of the GGUF file; without it, only a template can tell of "insert".
+    """
+    found = ["completion"]
+    if re.search(r"\btools\b|\.Tools\b", source):
+        found.append("tools")
+    if re.search(r"</?think>|\benable_thinking\b|\breasoning_content\b|\breasoning_effort\b|\.Think(?:ing)?\b", source):
+        found.append("thinking")
+    if re.search(r"\.Suffix\b", source) or (metadata is not None and _fills_in(metadata)):
+        found.append("insert")
+    return tuple(found)
 
 
-def _line(error: BaseException) -> str:
-    """The template's line an exception came from: Jinja names its frames `<template>` in tracebacks."""
-    trace, line = error.__traceback__, 0
-    while trace:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"line {line}: " if line else ""
+def _fills_in(metadata: Mapping[str, Any]) -> bool:
+    older = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
+    missing = [
+        name for name in older
+        if f"{PREFIX}{name}_token_id" not in metadata and f"{PREFIX}{older[name]}_token_id" not in metadata
+    ]  # fmt: skip
+    if not missing:
+        return True
+    listed = metadata.get(f"{PREFIX}tokens")
+    tokens = frozenset(cast("list[str]", listed)) if isinstance(listed, list) else frozenset[str]()
+    return all(not tokens.isdisjoint(FIM_TEXTS[name]) for name in missing)
 
 
-def message_document(message: Message) -> dict[str, Any]:
-    """A message in the shape templates expect (OpenAI's, with arguments as an object)."""
-    document: dict[str, Any] = {"role": message.role.value, "content": message.text}
-    if message.thinking:
-        document["reasoning_content"] = document["thinking"] = message.thinking
-    if message.tool_calls:
-        document["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
-            for call in message.tool_calls
-        ]
-    if message.role is Role.TOOL:
-        document["tool_call_id"] = message.tool_call_id
-        document["name"] = message.tool_name
-    return document
-
-
-def tool_document(tool: ToolSpec) -> dict[str, Any]:
-    """A tool in the shape templates expect."""
+def _tool(tool: ToolSpec) -> dict[str, Any]:
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 
 
-_READS_TOOLS = re.compile(r"\{[%{][^}%]*\btools\b")
+def _raise_exception(message: object) -> str:
+    raise _Refused(str(message)[:1000])
 
 
-def template_capabilities(source: str) -> tuple[str, ...]:
-    """What a template can express beyond plain chat: `tools`, `thinking`, in this order.
+def _strftime(now: Callable[[], datetime]) -> Callable[[str], str]:
+    def strftime_now(format: str) -> str:
+        if not _DATE_FORMAT.fullmatch(format):
+            raise TemplateLimit("a date format that no template needs")
+        return now().strftime(format)
 
-    Judged by the names it reads, as there is no other sign: a template that never looks at `tools` cannot offer them.
-    """
-    found: list[str] = []
-    if _READS_TOOLS.search(source):
-        found.append("tools")
-    if "<think>" in source or "enable_thinking" in source or "<|channel|>analysis" in source:
-        found.append("thinking")
-    return tuple(found)
+    return strftime_now
+
+
+def _line(error: BaseException) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+    return f" in line {lines[-1]}" if lines else ""

@@ -39,7 +39,7 @@ _END_TEXTS: Final = frozenset(
         "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
     }
 )  # fmt: skip
-_FIM_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+FIM_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_pre": (
         "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
         "<|prefix|>",
@@ -148,7 +148,7 @@ def _keep_harmony_turns_open(ids: Mapping[str, int], ends: set[int], types: list
 def _fim_tokens(metadata: Mapping[str, Any], ids: Mapping[str, int], named: Any) -> dict[str, int]:
     older = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
     found: dict[str, int] = {}
-    for name, texts in _FIM_TEXTS.items():
+    for name, texts in FIM_TEXTS.items():
         index = named(older.get(name, name))
         index = named(name, index)
         if index is None:
