@@ -36,6 +36,10 @@ def test_what_the_caller_gives_beats_environment_beats_file(tmp_path: Path) -> N
     assert config.load(env, model="given", port=None).model == "given"
     assert config.load(env).device == "CPU"
     assert config.load(env).keep_alive_s == 10
+    assert config.load({**env, "OLLAMA_ORIGINS": "http://a.test, http://b.test"}).origins == (
+        "http://a.test",
+        "http://b.test",
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,7 @@ def test_what_the_caller_gives_beats_environment_beats_file(tmp_path: Path) -> N
         ("port = 'x'", "port"),
         ("port = true", "port"),
         ("device = 3", "device"),
+        ("origins = 'x'", "origins"),
         ("model = ", "TOML"),
     ],
 )

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -28,10 +28,11 @@ DEFAULT_PORT = 11434  # Ollama's, so that clients need no configuration
 class Settings:
     """What garzone runs with.
 
-    `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device (`AMD`,
-    `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is loaded with
-    when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays loaded (negative:
-    for ever). `backend` is a URL the worker uses instead of the embedded engine.
+    `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device
+    (`AMD`, `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is
+    loaded with when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays
+    loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine. `max_loaded`
+    models are in memory at once; `origins` are web pages that may call the server besides local ones.
     """
 
     home: Path
@@ -45,6 +46,8 @@ class Settings:
     max_queue: int = 512
     load_timeout_s: float = 300.0
     backend: str | None = None
+    max_loaded: int = 2
+    origins: tuple[str, ...] = ()
     pypi_index: str = ""
 
     @property
@@ -80,6 +83,8 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         ("GARZONE_MODEL", "model", str),
         ("GARZONE_BACKEND", "backend", str),
         ("GARZONE_NUM_CTX", "num_ctx", int),
+        ("OLLAMA_MAX_LOADED_MODELS", "max_loaded", int),
+        ("OLLAMA_ORIGINS", "origins", _words),
     ):
         if value := env.get(variable):
             try:
@@ -141,6 +146,10 @@ def _from_file(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(defaults))}")
         if key in ("home", "models_dir"):
             value = Path(str(value)).expanduser()  # noqa: PLW2901
+        elif isinstance(defaults[key], tuple):
+            if not isinstance(value, list):
+                raise UsageError(f"{path}: {key} must be a list of texts, not {value!r}")
+            value = tuple(map(str, cast(list[Any], value)))  # noqa: PLW2901
         elif isinstance(defaults[key], int) and not (isinstance(value, int) and not isinstance(value, bool)):
             raise UsageError(f"{path}: {key} must be a whole number, not {value!r}")
         elif isinstance(defaults[key], float) and not isinstance(value, int | float):
@@ -149,6 +158,10 @@ def _from_file(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} must be text, not {value!r}")
         known[key] = value
     return known
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
 def _host_and_port(value: str) -> dict[str, Any]:

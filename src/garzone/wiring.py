@@ -31,7 +31,7 @@ def open_store(settings: Settings) -> Store:
 
 def open_runner_pool(settings: Settings) -> RunnerPool:
     """The embedded engine: one process per loaded model, started on first use."""
-    return RunnerPool(open_store(settings), settings)
+    return RunnerPool(open_store(settings), settings, max_loaded=settings.max_loaded)
 
 
 async def open_generator(settings: Settings, backend: str | None = None) -> TextGenerator:
@@ -51,5 +51,6 @@ def open_ledger(settings: Settings) -> Ledger:
 
 def build_server(settings: Settings, *, preload: str | None = None) -> Starlette:
     """The API server over the embedded engine; closing it ends every runner process."""
-    pool = open_runner_pool(settings)
-    return build_app(pool, pool, open_store(settings), preload=preload, host=settings.host)
+    store = open_store(settings)
+    pool = RunnerPool(store, settings, max_loaded=settings.max_loaded)
+    return build_app(pool, pool, store, preload=preload, host=settings.host, origins=settings.origins)

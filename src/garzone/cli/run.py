@@ -101,6 +101,8 @@ async def _print_stream(stream: AsyncGenerator[Delta]) -> tuple[str, Usage | Non
     usage = None
     async with contextlib.aclosing(stream):
         async for delta in stream:
+            if delta.thinking:
+                click.secho(delta.thinking, dim=True, err=True, nl=False)
             click.echo(delta.text, nl=False)
             sys.stdout.flush()
             pieces.append(delta.text)
