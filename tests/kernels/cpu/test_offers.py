@@ -36,7 +36,7 @@ SIZES = Sizes(heads=4, kv_heads=2, head_size=64, num_ctx=NUM_CTX, adjacent=False
 
 
 def _place() -> Place:
-    return Place(device="CPU", num_ctx=NUM_CTX, chunk_tokens=CHUNK, dense_bytes=1 << 20)
+    return Place(device="CPU", num_ctx=NUM_CTX, chunk_tokens=CHUNK, dense_bytes=1 << 24)
 
 
 class Weights:
@@ -122,7 +122,9 @@ def _check(run: Callable[[list[int], int], np.ndarray], model: Mini) -> None:
 
 def test_a_recorded_program_computes_the_model() -> None:
     place = _place()
-    model = Mini(Registry(cpu.offers()), place)
+    registry = Registry(cpu.OFFERS)
+    model = Mini(registry, place)
+    assert cpu.can_record(registry.chosen)
     program = cpu.record(place, model, [model.attention.new_cache()])
     assert program.num_calls == 7
     _check(program.run, model)
@@ -130,7 +132,7 @@ def test_a_recorded_program_computes_the_model() -> None:
 
 def test_a_jit_captures_the_same_operations() -> None:
     place = _place()
-    model = Mini(Registry(cpu.offers()), place)
+    model = Mini(Registry(cpu.OFFERS), place)
     caches = [model.attention.new_cache()]
     ids = Tensor.zeros(CHUNK, dtype=dtypes.int32, device="CPU").contiguous().realize()
     start, count = variables(NUM_CTX, CHUNK)
@@ -156,7 +158,7 @@ def test_jit_and_program_agree_to_the_last_bit() -> None:
     logits: list[np.ndarray] = []
     for recorded in (True, False):
         place = _place()
-        model = Mini(Registry(cpu.offers()), place)
+        model = Mini(Registry(cpu.OFFERS), place)
         caches = [model.attention.new_cache()]
         if recorded:
             logits.append(cpu.record(place, model, caches).run([5], 0).copy())
@@ -169,7 +171,7 @@ def test_jit_and_program_agree_to_the_last_bit() -> None:
 
 def test_a_model_with_an_operation_that_is_not_ours_cannot_be_recorded() -> None:
     place = _place()
-    model = Mini(Registry(cpu.offers()), place)
+    model = Mini(Registry(cpu.OFFERS), place)
     portable_head = LinearSpec((model.w.matrix("head", GGMLType.F32, 32, HIDDEN),), last_row=True)
     model.head = Registry(portable.OFFERS).build(portable_head, place)
     with pytest.raises((TypeError, AttributeError)):
@@ -178,9 +180,9 @@ def test_a_model_with_an_operation_that_is_not_ours_cannot_be_recorded() -> None
 
 def test_a_tied_matrix_is_packed_once() -> None:
     place = _place()
-    Mini(Registry(cpu.offers()), place)
+    Mini(Registry(cpu.OFFERS), place)
     with_tied = place.memory_bytes
-    registry = Registry(cpu.offers())
+    registry = Registry(cpu.OFFERS)
     w = Weights(1)
     other = Matrix("other", GGMLType.Q8_0, VOCABULARY, HIDDEN, w.matrix("t", GGMLType.Q8_0, VOCABULARY, HIDDEN).read)
     registry.build(EmbedSpec(other), place)
@@ -196,26 +198,31 @@ def test_weights_that_are_not_numbers_are_refused_by_name(ggml_type: GGMLType) -
         raw[19, :2] = np.array([np.inf], np.float16).view(np.uint8)
     spec = LinearSpec((Matrix("blk.0.bad.weight", ggml_type, 20, 256, lambda: raw),))
     with pytest.raises(GGUFError, match=r"blk\.0\.bad\.weight.*not finite"):
-        Registry(cpu.offers()).build(spec, _place())
+        Registry(cpu.OFFERS).build(spec, _place())
 
 
 def test_types_without_a_kernel_are_left_to_the_portable_ones() -> None:
-    registry = Registry(portable.OFFERS + cpu.offers())
+    registry = Registry(portable.OFFERS + cpu.OFFERS)
     spec = LinearSpec((Matrix("x", GGMLType.IQ2_XXS, 16, 256, lambda: np.zeros(66 * 16, np.uint8)),))
     assert [offer.name for offer in registry.offers_for(spec, "CPU")] == ["portable linear"]
     assert all("C " not in offer.name for offer in registry.offers_for(LinearSpec(()), "CUDA"))
 
 
-def test_without_a_compiler_there_is_one_warning_and_nothing_on_offer(
+def test_without_a_compiler_there_is_one_warning_and_the_portable_kernels_are_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_compiler() -> None:
         raise DeviceUnavailable("no C compiler on PATH")
 
     monkeypatch.setattr(cpu, "operation_library", no_compiler)
+    cpu._available.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    registry = Registry(portable.OFFERS + cpu.OFFERS)
     with caplog.at_level(logging.WARNING):
-        assert cpu.offers() == ()
+        Mini(registry, _place())
+    cpu._available.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert len(caplog.records) == 1
+    assert not cpu.can_record(registry.chosen)
+    assert all(name.startswith("portable") for name in registry.chosen)
 
 
 def test_more_arguments_than_registers_are_refused() -> None:

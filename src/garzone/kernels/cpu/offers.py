@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Final, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from garzone.kernels.cpu.trampoline import launch
 from garzone.kernels.launch import variables
 from garzone.kernels.registry import (
     AttentionSpec,
+    Builder,
     Cache,
     EmbedSpec,
     LinearSpec,
@@ -268,19 +270,30 @@ def _build_attention(spec: AttentionSpec, place: Place) -> _Attention | None:
     return _Attention(spec, place) if spec.head_dim <= MOST_HEAD_SIZE else None
 
 
-def offers() -> tuple[Offer, ...]:
-    """What this machine's C compiler and processor make possible; nothing where there is no compiler.
-
-    Compiles what every model needs, if the cache does not have it.
-    """
+@cache
+def _available() -> bool:
+    """Whether there is a C compiler that works; says once what is missing if not."""
     try:
         operation_library()
         shared_threads()
     except DeviceUnavailable as error:
-        _log.warning("no C kernels, decoding will be slow: %s", error)
-        return ()
-    return (
-        Offer("C embed", Operation.EMBED, _build_embed, "CPU", MATRIX_TYPES, RANK),
-        Offer("C linear", Operation.LINEAR, _build_linear, "CPU", MATRIX_TYPES, RANK),
-        Offer("C attention", Operation.ATTENTION, _build_attention, "CPU", rank=RANK),
-    )
+        _log.warning("no C kernels, computing will be slow: %s", error)
+        return False
+    return True
+
+
+def _where_available(build: Builder) -> Builder:
+    """Declines where nothing can be compiled. Nothing is compiled before the first model on a CPU is built."""
+    return lambda spec, place: build(spec, place) if _available() else None
+
+
+OFFERS: Final = (
+    Offer("C embed", Operation.EMBED, _where_available(_build_embed), "CPU", MATRIX_TYPES, RANK),
+    Offer("C linear", Operation.LINEAR, _where_available(_build_linear), "CPU", MATRIX_TYPES, RANK),
+    Offer("C attention", Operation.ATTENTION, _where_available(_build_attention), "CPU", rank=RANK),
+)
+
+
+def can_record(chosen: Iterable[str]) -> bool:
+    """Whether a model built from the offers of these names can be recorded."""
+    return set(chosen) <= {offer.name for offer in OFFERS}
