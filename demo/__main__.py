@@ -22,7 +22,7 @@ from rich.syntax import Syntax
 
 from garzone import Garzone, config, wiring
 from garzone.cli.progress import TaskProgress
-from garzone.cli.report import render_report, tokens_per_second
+from garzone.cli.report import plain_report, render_report, tokens_per_second
 from garzone.core.errors import GarzoneError, ModelNotFound
 from garzone.core.task import Report, Task, TaskKind, Verdict
 
@@ -70,7 +70,8 @@ async def repair_all(console: Console, errors: Console, directory: Path) -> list
             task = Task(report.task_id, TaskKind.FIX, sample.instruction, repository)
             if report.verdict is Verdict.PROVED:
                 console.print(Syntax(report.patch, "diff", background_color="default"))
-            console.print(render_report(task, report, generation_s=progress.generation_s))
+            show = render_report if console.is_terminal else plain_report
+            console.print(show(task, report, generation_s=progress.generation_s), markup=False, highlight=False)
             speed = tokens_per_second(report, progress.generation_s)
             console.print(f"{speed:.1f} tok/s\n" if speed else "", highlight=False)
             reports.append(report)

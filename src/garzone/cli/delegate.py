@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import io
 import json
 import shlex
 import signal
@@ -18,18 +17,16 @@ from typing import Any, cast
 
 import click
 from click.core import ParameterSource
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.markup import escape
 
 from garzone import config, wiring
 from garzone.agent.events import Listener
 from garzone.cli.progress import TaskProgress
-from garzone.cli.report import render_report
+from garzone.cli.report import plain_report, render_report
 from garzone.core.errors import ModelNotFound
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
 from garzone.delegate.run import decide, new_task_id, require_possible, run
-
-PLAIN_WIDTH = 120
 
 
 def _task_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,14 +74,15 @@ def delegate(ctx: click.Context, as_json: bool, **given: Any) -> None:
     def render(report: Report) -> str:
         if as_json:
             return json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        return _plain(render_report(task, report, generation_s=progress.generation_s))
+        return plain_report(task, report, generation_s=progress.generation_s)
 
     with progress:
         report = asyncio.run(_delegate(settings, task, progress, call_text=_command_line(ctx), render=render))
-    if as_json:
+    console = Console()
+    if as_json or not console.is_terminal:
         click.echo(render(report))
     else:
-        _console().print(render_report(task, report, generation_s=progress.generation_s))
+        console.print(render_report(task, report, generation_s=progress.generation_s))
     ctx.exit(0 if report.verdict is Verdict.PROVED or (report.verdict is Verdict.UNPROVED and not task.check) else 1)
 
 
@@ -99,7 +97,7 @@ def route(as_json: bool, **given: Any) -> None:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     colour = "green" if decision.route is Route.LOCAL else "yellow"
-    console = _console()
+    console = Console(soft_wrap=True)
     console.print(f"[bold {colour}]{decision.route.value}[/]  {escape(decision.reason)}", highlight=False)
     for number, line in enumerate(decision.suggestion, 1):
         head = f"{number}." if len(decision.suggestion) > 1 else "instead:"
@@ -182,15 +180,3 @@ def _command_line(ctx: click.Context) -> str:
             if one is not True:
                 words.append(str(one))
     return shlex.join(words)
-
-
-def _console() -> Console:
-    """Stdout; wide where it is not a terminal, so that nothing is folded for a program."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
-
-
-def _plain(renderable: RenderableType) -> str:
-    text = io.StringIO()
-    Console(file=text, width=PLAIN_WIDTH).print(renderable)
-    return text.getvalue()

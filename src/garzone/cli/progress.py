@@ -85,9 +85,10 @@ class TaskProgress:
         self._now("next candidate")
 
     def _line(self, markup: str) -> None:
-        self._console.print(
-            markup, highlight=False, soft_wrap=not self._console.is_terminal, overflow="ellipsis", no_wrap=True
-        )
+        if self._console.is_terminal:
+            self._console.print(markup, highlight=False, no_wrap=True, overflow="ellipsis")
+        else:
+            self._console.print(markup, highlight=False, soft_wrap=True)
 
     def _now(self, markup: str) -> None:
         if self._status:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -13,6 +14,7 @@ from rich.text import Text
 from garzone.core.task import Report, Task, Verdict
 from garzone.delegate.pricing import ALONE
 
+PLAIN_WIDTH = 2000  # wider than any line
 _MARK = {Verdict.PROVED: ("green", "✔"), Verdict.UNPROVED: ("yellow", "?"), Verdict.FAILED: ("red", "✘")}
 
 
@@ -55,6 +57,14 @@ def render_report(task: Task, report: Report, *, generation_s: float = 0.0) -> R
     for note in report.notes:
         table.add_row("note", escape(note))
     return Group(head, Padding(table, (0, 0, 0, 2)))
+
+
+def plain_report(task: Task, report: Report, *, generation_s: float = 0.0) -> str:
+    """The same for a program or a file: no colour, nothing folded, no spaces at the end of lines."""
+    text = io.StringIO()
+    console = Console(file=text, width=PLAIN_WIDTH, color_system=None)
+    console.print(render_report(task, report, generation_s=generation_s))
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def tokens_per_second(report: Report, generation_s: float) -> float:
