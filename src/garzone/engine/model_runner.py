@@ -23,6 +23,7 @@ from garzone.engine.device import open_device
 from garzone.engine.gguf import GGUFFile
 from garzone.engine.kv_cache import KVCache
 from garzone.engine.weights import WeightDirectory
+from garzone.kernels.cpu.offers import can_record, record
 from garzone.kernels.launch import variables
 from garzone.kernels.registry import Place, Registry, Step, default_registry, write
 
@@ -42,6 +43,7 @@ class ModelRunner:
         self._place = place
         self._decoder = decoder
         self._cache = KVCache(config.num_ctx, decoder.new_caches)
+        self._program = record(place, decoder, self._cache.layers) if can_record(registry.chosen) else None
         self._start, self._count = variables(config.num_ctx, place.chunk_tokens)
         self._tokens = Tensor.zeros(place.chunk_tokens, dtype=dtypes.int32, device=place.device).contiguous().realize()
         self._staged = np.zeros(place.chunk_tokens, np.int32)
@@ -116,16 +118,21 @@ class ModelRunner:
         """
         if not 1 <= len(token_ids) <= self.chunk_tokens:
             raise ValueError(f"{len(token_ids)} tokens given; one call takes 1 to {self.chunk_tokens}")
-        self._stage(token_ids, start)
-        logits = self._prefill(self._start.bind(start), self._count.bind(len(token_ids)))
-        return self._finish(logits, start, len(token_ids))
+        self._check(token_ids, start)
+        if self._program:
+            row = self._program.run(token_ids, start)
+        else:
+            self._stage(token_ids)
+            row = self._prefill(self._start.bind(start), self._count.bind(len(token_ids))).numpy()
+        return self._finish(row, start, len(token_ids))
 
     def decode(self, token_id: int, position: int) -> np.ndarray:
         """Write row `position` and return the logits after it; otherwise as `prefill` with one token."""
-        if self._decode is None:
+        if self._decode is None or self._program:
             return self.prefill((token_id,), position)
-        self._stage((token_id,), position)
-        return self._finish(self._decode(self._start.bind(position)), position, 1)
+        self._check((token_id,), position)
+        self._stage((token_id,))
+        return self._finish(self._decode(self._start.bind(position)).numpy(), position, 1)
 
     def warm_up(self) -> None:
         """Compile and capture both paths. What the cache holds is lost."""
@@ -141,17 +148,18 @@ class ModelRunner:
         step = Step(self.chunk_tokens, self._tokens, start, count)
         return self._decoder(step, self._cache.layers).realize()
 
-    def _stage(self, token_ids: Sequence[int], start: int) -> None:
+    def _check(self, token_ids: Sequence[int], start: int) -> None:
         self._cache.check(start, len(token_ids))
-        ids = np.asarray(token_ids, np.int64)
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+        if min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
             raise ValueError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
-        self._staged[: len(ids)] = ids
+
+    def _stage(self, token_ids: Sequence[int]) -> None:
+        self._staged[: len(token_ids)] = token_ids
         write(self._tokens, self._staged)
 
-    def _finish(self, logits: Tensor, start: int, count: int) -> np.ndarray:
+    def _finish(self, logits: np.ndarray, start: int, count: int) -> np.ndarray:
         self._cache.wrote(start, count)
-        return logits.numpy().reshape(-1)[: self.config.vocab_size].copy()
+        return logits.reshape(-1)[: self.config.vocab_size].copy()
 
 
 def _captured(step: Callable[..., Tensor]) -> Callable[..., Tensor]:

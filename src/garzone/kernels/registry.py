@@ -279,6 +279,7 @@ class Registry:
 
 def default_registry() -> Registry:
     """Everything this package offers: the portable implementation, and what devices add to it."""
-    from garzone.kernels import portable  # noqa: PLC0415 - it imports this module
+    from garzone.kernels import portable  # noqa: PLC0415 - they import this module
+    from garzone.kernels.cpu import offers  # noqa: PLC0415
 
-    return Registry(portable.OFFERS)
+    return Registry((*portable.OFFERS, *offers.OFFERS))
