@@ -11,6 +11,7 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -197,10 +198,15 @@ Pool *pool_start(unsigned num_threads) {
   pthread_cond_init(&threads->woken, NULL);
 #endif
   threads->workers = calloc(num_threads ? num_threads : 1, sizeof(pthread_t));
+  /* Signals are the program's own threads' business: a worker that took one would leave them asleep in a system call. */
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   while (threads->workers && threads->num_workers + 1 < num_threads) {
     if (pthread_create(&threads->workers[threads->num_workers], NULL, worker, threads)) break;
     threads->num_workers++;
   }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
   threads->public.threads = threads->num_workers + 1;
   return &threads->public;
 }
