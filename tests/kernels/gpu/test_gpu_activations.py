@@ -65,7 +65,8 @@ def test_int8_activations_are_the_ones_the_oracle_makes():
 @pytest.mark.parametrize("source", SOURCES)
 def test_half_and_float_activations_are_rounded_once(source):
     got, want = prepared(source, "half", 2, 288)
-    np.testing.assert_allclose(got.view(np.float16).astype(np.float64), want, rtol=1.1e-3, atol=1e-5)
+    halves = got.view(np.float16).reshape(2, -1, 4)[..., [0, 2, 1, 3]].reshape(2, -1)
+    np.testing.assert_allclose(halves.astype(np.float64), want, rtol=1.1e-3, atol=1e-5)
     got, want = prepared(source, "float", 2, 288)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 

@@ -3,35 +3,39 @@
 import numpy as np
 import pytest
 
-from garzone.kernels.gpu.matvec import QUANTS, Plan, matvec, plan
+from garzone.kernels.gpu.matvec import QUANTS, Plan, Target, is_float, matvec, plan
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.oracle import dequantise, intrinsics, quantise_rows, random_weights, run
 
 NUMPY = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
-def product(ggml_type: GGMLType, rows: int, columns: int, cut: Plan, *, num_columns: int = 1, addend: bool = False):
+def product(ggml_type: GGMLType, rows: int, columns: int, cut: Plan, *, tokens: int = 1, wide: bool = False):
+    """By how many times the tolerance a product is off."""
     quant = QUANTS[ggml_type]
     rng = np.random.default_rng(rows + columns)
     weights = random_weights(ggml_type, rows, columns)
-    x = rng.standard_normal((num_columns, columns)).astype(np.float32)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
     x[0, :32] = 0  # a group without a scale
-    packed, values = quantise_rows(x)
-    extra = [rng.standard_normal((num_columns, rows)).astype(np.float32)] if addend else []
-    kernel = matvec(quant, rows, columns, intrinsics(), cut=cut, num_columns=num_columns, has_addend=addend)
-    out = np.full((num_columns, rows), np.nan, np.float32)
-    got = run(kernel, out, weights.reshape(-1).view(NUMPY[quant.dtype.itemsize]), packed, *extra)
+    packed, values = (x.view(np.uint32), x.astype(np.float64)) if is_float(quant) else quantise_rows(x)
+    target = Target(rows + 3, 2, (True, False)) if wide else Target(rows)
+    added = [rng.standard_normal((n, target.width)).astype(np.float32) for n in (tokens, 1)] if wide else []
+    kernel = matvec(quant, rows, columns, intrinsics(), cut=cut, num_tokens=tokens, together=3, target=target)
+    out = np.full((tokens, target.width), np.nan, np.float32)
+    got = run(kernel, out, weights.reshape(-1).view(NUMPY[quant.dtype.itemsize]), packed, *added)
+    own = slice(target.offset, target.offset + rows)
+    assert np.isnan(np.delete(got, np.arange(own.start, own.stop), axis=1)).all()
     matrix = dequantise(weights, ggml_type)
-    want = values @ matrix.T + (extra[0] if addend else 0)
+    want = values @ matrix.T + sum(a[:, own] for a in added)
     # The integers are exact: what is left is the rounding of float32 sums, relative to what was summed.
     tolerance = 2e-6 * (np.abs(values) @ np.abs(matrix).T + 1)
-    return np.abs(got - want) / tolerance
+    return np.abs(got[:, own] - want) / tolerance
 
 
 @pytest.mark.parametrize("ggml_type", QUANTS, ids=lambda t: t.name)
 def test_a_product_equals_the_reference_for_every_quant(ggml_type):
     # Not a multiple of a step's blocks, so that some lanes lie beyond the row; not a multiple of the rows of a wave.
-    columns = BLOCK[ggml_type].elements * (40 if BLOCK[ggml_type].elements == 32 else 11)
+    columns = {1: 16 * 37, 32: 32 * 40, 256: 256 * 11}[BLOCK[ggml_type].elements]
     assert product(ggml_type, 5, columns, Plan(2, 1)).max() < 1
 
 
@@ -40,12 +44,24 @@ def test_every_cut_gives_the_same_product(cut):
     assert product(GGMLType.Q4_K, 7, 256 * 27, cut).max() < 1
 
 
-def test_columns_share_one_pass_over_the_weights():
-    assert product(GGMLType.Q6_K, 4, 512, Plan(2, 1), num_columns=3).max() < 1
+@pytest.mark.parametrize("tokens", [3, 4])
+def test_tokens_share_a_pass_over_the_weights(tokens):
+    assert product(GGMLType.Q6_K, 4, 512, Plan(2, 1), tokens=tokens).max() < 1
 
 
-def test_an_addend_of_the_outputs_shape_is_added():
-    assert product(GGMLType.Q4_1, 6, 576, Plan(2, 2), num_columns=2, addend=True).max() < 1
+def test_a_gate_and_what_it_lets_through_are_one_launch():
+    rng = np.random.default_rng(1)
+    weights = random_weights(GGMLType.Q8_0, 14, 96)
+    packed, values = quantise_rows(rng.standard_normal((2, 96)).astype(np.float32))
+    quant = QUANTS[GGMLType.Q8_0]
+    kernel = matvec(quant, 14, 96, intrinsics(), cut=Plan(4, 1), num_tokens=2, gated=True)
+    got = run(kernel, np.zeros((2, 7), np.float32), weights.reshape(-1).view(np.uint16), packed)
+    gate, up = np.split(values @ dequantise(weights, GGMLType.Q8_0).T, 2, axis=1)
+    np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * up, rtol=1e-4, atol=1e-4)
+
+
+def test_results_go_into_a_part_of_a_wider_row_with_bias_and_residual_added():
+    assert product(GGMLType.Q4_1, 6, 576, Plan(2, 2), tokens=2, wide=True).max() < 1
 
 
 def test_a_row_that_is_no_multiple_of_the_block_is_refused():

@@ -37,7 +37,7 @@ class Row:
     """One quantised row inside a buffer of them, as a kernel reads it."""
 
     buffer: UOp
-    first_word: int
+    first_word: UOp | int
     num_elements: int
 
     def words(self, element: UOp, count: int) -> list[UOp]:
@@ -50,6 +50,11 @@ class Row:
         start = group * 2 + self.first_word + self.num_elements // 4
         words = [self.buffer[start + i].load() for i in range(2 * count)]
         return [(words[2 * i].bitcast(dtypes.float), words[2 * i + 1]) for i in range(count)]
+
+    def floats(self, element: UOp, count: int) -> list[UOp]:
+        """``count`` elements of a row that is float32, not quantised."""
+        start = element + self.first_word
+        return [self.buffer[start + i].load().bitcast(dtypes.float) for i in range(count)]
 
 
 def half_sums(packed: UOp) -> tuple[UOp, UOp]:
@@ -64,7 +69,8 @@ def group_sum(packed: UOp) -> UOp:
     return low + high
 
 
-def _silu(x: UOp) -> UOp:
+def silu(x: UOp) -> UOp:
+    """X / (1 + exp(-x))."""
     return x / (1.0 + (x * -1.4426950408889634).exp2())
 
 
@@ -89,6 +95,7 @@ def quantise(
     source: str = "plain",
     epsilon: float = 0.0,
     output: str = "int8",
+    first_row: UOp | int = 0,
 ) -> Kernel:
     """A kernel that prepares activations for a matrix product.
 
@@ -100,8 +107,11 @@ def quantise(
         row of x
             is the gate's elements and then the up projection's, and silu(gate) * up is taken.
         epsilon: of RMSNorm.
-        output: ``int8``: uint32 words in this module's format; ``half``: packed f16 for prefill, two in a word;
+        output: ``int8``: uint32 words in this module's format; ``half``: packed f16 for prefill, two in a word, of each
+        four elements first 0 and 2, then 1 and 3 (the order in
+            which weights come out of bytes, see ``gemm``);
             ``float``: float32, for weights that are floats themselves.
+        first_row: the row of x that becomes row 0.
     """
     slices = -(-num_elements // (_THREADS * _PER_THREAD))
 
@@ -117,7 +127,7 @@ def quantise(
         if num_elements % (_THREADS * _PER_THREAD) == 0:
             element = (part * _THREADS + thread) * _PER_THREAD
         row_width = num_elements * 2 if source == "swiglu" else num_elements
-        first = row * row_width
+        first = (row + first_row) * row_width
         values = [x[first + element + i].load() for i in range(_PER_THREAD)]
         if source == "norm":
             total = _total_of_squares(x, first, num_elements, group)
@@ -125,7 +135,7 @@ def quantise(
             weight = rest[0].flatten()
             values = [v * scale * weight[element + i].load() for i, v in enumerate(values)]
         elif source == "swiglu":
-            values = [_silu(v) * x[first + num_elements + element + i].load() for i, v in enumerate(values)]
+            values = [silu(v) * x[first + num_elements + element + i].load() for i, v in enumerate(values)]
         stores = _STORES[output](Tile(out, row, element, values, num_elements), group)
         name = f"prepare_{source}_{output}_{num_rows}_{num_elements}"
         return UOp.group(*stores).sink(arg=KernelInfo(name=name, opts_to_apply=()))
@@ -156,7 +166,7 @@ def pack_halves(low: UOp, high: UOp) -> UOp:
 
 def _store_halves(tile: Tile, group: Group) -> list[UOp]:
     start = tile.row * (tile.num_elements // 2) + tile.element // 2
-    words = [pack_halves(tile.values[i], tile.values[i + 1]) for i in (0, 2)]
+    words = [pack_halves(tile.values[i], tile.values[i + 2]) for i in range(2)]
     return [tile.out[start + i].store(word) for i, word in enumerate(words)]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tinygrad.dtype import AddrSpace, DType, dtypes
@@ -47,6 +48,22 @@ def bfloat_to_float(word: UOp, index: int) -> UOp:
     return ((word & 0xFFFF0000) if index else (word << 16)).bitcast(dtypes.float)
 
 
+def halves_of(words: Sequence[UOp]) -> list[UOp]:
+    """The f16 numbers of packed words, in order."""
+    parts = [part for word in words for part in (word & 0xFFFF, word >> 16)]
+    return [part.cast(dtypes.uint16).bitcast(dtypes.half) for part in parts]
+
+
+def _twice(value: UOp) -> UOp:
+    """A float32 rounded to f16, in both halves of a word."""
+    bits = value.cast(dtypes.half).bitcast(dtypes.uint16).cast(dtypes.uint32)
+    return bits | (bits << 16)
+
+
+def _half_bits(value: float) -> int:
+    return int.from_bytes(struct.pack("<e", value), "little")
+
+
 @dataclass(frozen=True)
 class Intrinsics:
     """What a renderer offers. The fields are code templates; an empty one means the plain expression.
@@ -57,6 +74,7 @@ class Intrinsics:
         permute_bytes: bytes of {0}:{1} (bytes 7..4 and 3..0) selected by the low three bits of each byte of {2}.
         multiply24: int32 product of two values that fit 24 signed bits.
         dot2: two f16 products added to a float32.
+        halves: bytes SELECTOR of {0} as f16 with SUBTRAHEND added, times {1}, plus {2}, pairs of f16 all of them.
         load: 32 bits from an address that is only aligned to SIZE bytes.
         exchange: value (float) of lane ``lane ^ mask``, keyed by the mask; {1} is the thread's number.
         has_wmma: whether 16x16x16 f16 matrix products with RDNA3's register layout exist.
@@ -68,6 +86,7 @@ class Intrinsics:
     multiply24_code: str = ""
     dot2_code: str = ""
     load_code: str = ""
+    halves_code: str = ""
     exchange_code: dict[int, str] = field(default_factory=dict)
     has_wmma: bool = False
 
@@ -102,6 +121,24 @@ class Intrinsics:
         if self.dot2_code:
             return inline(self.dot2_code, dtypes.float, a, b, c)
         return c + half_to_float(a, 0) * half_to_float(b, 0) + half_to_float(a, 1) * half_to_float(b, 1)
+
+    def weights_from_bytes(self, word: UOp, offset: int, scale: UOp, minimum: UOp | None) -> list[UOp]:
+        """(byte - offset) * scale - minimum of four bytes as f16, in the order 0, 2, 1, 3.
+
+        The AMD form puts two bytes under the exponent of 1024 with one permutation, subtracts exactly, and ends with a
+        fused multiply-add on pairs of f16; scale and minimum are rounded to f16 first.
+        """
+        if not self.halves_code:
+            floats = [unsigned_byte(word, i).cast(dtypes.float) - float(offset) for i in (0, 2, 1, 3)]
+            scaled = [value * scale if minimum is None else value * scale - minimum for value in floats]
+            return [value.cast(dtypes.half) for value in scaled]
+        code = self.halves_code.replace("SUBTRAHEND", f"0xH{_half_bits(-1024.0 - offset):04X}")
+        below = UOp.const(0, dtypes.uint32) if minimum is None else _twice(minimum * -1.0)
+        pairs = [
+            inline(code.replace("SELECTOR", str(selector)), dtypes.uint32, word, _twice(scale), below)
+            for selector in (0x00060004, 0x00070005)
+        ]
+        return halves_of(pairs)
 
     def load_word(self, buffer: UOp, index: UOp) -> UOp:
         """A uint32 that begins at any element of a uint8, uint16 or uint32 buffer, little-endian.
@@ -205,6 +242,14 @@ AMD = Intrinsics(
     dot2_code=(
         "{o}_a = bitcast i32 {0} to <2 x half>\n  {o}_b = bitcast i32 {1} to <2 x half>\n"
         "  {o} = call float @llvm.amdgcn.fdot2(<2 x half> {o}_a, <2 x half> {o}_b, float {2}, i1 false)"
+    ),
+    halves_code=(
+        f"{{o}}_p = call i32 @llvm.amdgcn.perm(i32 {{0}}, i32 {0x64646464}, i32 SELECTOR)\n"
+        "  {o}_h = bitcast i32 {o}_p to <2 x half>\n"
+        "  {o}_d = fadd <2 x half> {o}_h, <half SUBTRAHEND, half SUBTRAHEND>\n"
+        "  {o}_s = bitcast i32 {1} to <2 x half>\n  {o}_m = bitcast i32 {2} to <2 x half>\n"
+        "  {o}_f = call <2 x half> @llvm.fma.v2f16(<2 x half> {o}_d, <2 x half> {o}_s, <2 x half> {o}_m)\n"
+        "  {o} = bitcast <2 x half> {o}_f to i32"
     ),
     load_code="{o} = load i32, ptr {0}, align SIZE",
     exchange_code={mask: _amd_exchange(mask) for mask in (16, 8, 4, 2, 1)},

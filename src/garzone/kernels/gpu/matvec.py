@@ -14,11 +14,11 @@ from functools import reduce
 from tinygrad.dtype import AddrSpace, dtypes
 from tinygrad.uop.ops import AxisType, KernelInfo, UOp
 
-from garzone.kernels.gpu import k_quants, legacy_quants
-from garzone.kernels.gpu.activations import Kernel, Row, num_words
+from garzone.kernels.gpu import float_types, k_quants, legacy_quants
+from garzone.kernels.gpu.activations import Kernel, Row, num_words, silu
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics
-from garzone.kernels.gpu.quants import Quant, Step, units
-from garzone.kernels.layouts import BLOCK, GGMLType
+from garzone.kernels.gpu.quants import Quant, Step, block_elements, units
+from garzone.kernels.layouts import GGMLType
 
 QUANTS: dict[GGMLType, Quant] = {
     quant.ggml_type: quant
@@ -36,6 +36,9 @@ QUANTS: dict[GGMLType, Quant] = {
         k_quants.Q5_K,
         k_quants.Q6_K,
         k_quants.IQ4_XS,
+        float_types.F16,
+        float_types.BF16,
+        float_types.F32,
     )
 }
 
@@ -64,9 +67,56 @@ class Plan:
         return -(-num_outputs // self.rows) * self.splits
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where a product's results go.
+
+    Attributes:
+        width: elements of a row of the output, which may hold several matrices' results side by side.
+        offset: where in it this matrix's results begin.
+        addends: how many float32 buffers are added: ``True`` for one of the output's shape (a residual), ``False`` for
+        one
+            row of ``width`` (a bias).
+    """
+
+    width: int
+    offset: int = 0
+    addends: tuple[bool, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """For a kernel's name."""
+        return f"_{self.width}_{self.offset}" + "".join("_residual" if whole else "_bias" for whole in self.addends)
+
+    def place(self, row: UOp | int, column: UOp) -> UOp:
+        """Where in the output one result of a token's row goes."""
+        return column + self.offset + row * self.width
+
+    def add(self, row: UOp | int, column: UOp, value: UOp, addends: tuple[UOp, ...]) -> UOp:
+        """A result with the addends."""
+        for whole, addend in zip(self.addends, addends, strict=True):
+            value = value + addend.flatten()[self.place(row, column) if whole else column + self.offset].load()
+        return value
+
+
+def clamped(row: UOp, count: int) -> UOp:
+    """The row itself, or the last one beyond it, which is then computed and stored twice, the same both times."""
+    return (row < count).where(row, count - 1) if row.vmax >= count else row
+
+
+def is_float(quant: Quant) -> bool:
+    """Whether the weights are floats in the file, and are therefore multiplied by float activations."""
+    return quant.ggml_type in float_types.TYPES
+
+
+def activation_words(quant: Quant, num_inputs: int) -> int:
+    """Words of one row of activations for weights of this type."""
+    return num_inputs if is_float(quant) else num_words(num_inputs)
+
+
 def steps_of(quant: Quant, num_inputs: int) -> int:
     """Steps a wave takes along a row of ``num_inputs`` weights."""
-    return -(-num_inputs // (BLOCK[quant.ggml_type].elements * (LANES // quant.lanes)))
+    return -(-num_inputs // (block_elements(quant) * (LANES // quant.lanes)))
 
 
 def plan(quant: Quant, num_outputs: int, num_inputs: int) -> Plan:
@@ -88,10 +138,12 @@ def matvec(
     intrinsics: Intrinsics,
     *,
     cut: Plan | None = None,
-    num_columns: int = 1,
-    has_addend: bool = False,
+    num_tokens: int = 1,
+    together: int = 4,
+    gated: bool = False,
+    target: Target | None = None,
 ) -> Kernel:
-    """A kernel for ``custom_kernel``: (out, weights, activations[, addend]).
+    """A kernel for ``custom_kernel``: (out, weights, activations, *addends).
 
     Args:
         quant: the weights' type.
@@ -99,69 +151,90 @@ def matvec(
         num_inputs: columns of the weight matrix, a multiple of the block.
         intrinsics: of the renderer.
         cut: how to divide the work; by default ``plan``'s choice.
-        num_columns: activation rows (tokens) that share one pass over the weights.
-        has_addend: whether a float32 of the output's shape (a residual, a bias) is added.
+        num_tokens: activation rows.
+        together: how many of them share one pass over the weights; the launch makes as many passes as are needed.
+        gated: the first half of the weights' rows is a gate: there are half as many results, silu(gate) * the rest.
+        target: where in a wider output the results go, and what is added to them.
 
-    Shapes: out and addend float32 [num_columns, num_outputs]; weights in ``quant.dtype``; activations uint32
-    [num_columns, num_words(num_inputs)].
+    Buffers: out float32 [num_tokens, target.width]; weights in ``quant.dtype``; activations uint32
+    [num_tokens, activation_words(quant, num_inputs)], as ``quantise`` writes them: float32 for weights that are floats,
+    int8 for all others.
     """
     cut = cut or plan(quant, num_outputs, num_inputs)
-    elements = BLOCK[quant.ggml_type].elements
-    if num_inputs % elements:
-        raise ValueError(f"a row of {num_inputs} is no multiple of {quant.ggml_type.name}'s block of {elements}")
-    num_blocks = num_inputs // elements
-    blocks_per_step = LANES // quant.lanes
-    steps = -(-steps_of(quant, num_inputs) // cut.splits)
-    is_exact = steps * cut.splits * blocks_per_step == num_blocks
-    name = f"matvec_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_columns}_r{cut.rows}_s{cut.splits}"
+    if num_inputs % block_elements(quant):
+        block = f"{quant.ggml_type.name}'s block of {block_elements(quant)}"
+        raise ValueError(f"a row of {num_inputs} is no multiple of {block}")
+    num_results = num_outputs // 2 if gated else num_outputs
+    results_together = max(1, cut.rows // 2) if gated else cut.rows
+    target = target or Target(num_results)
+    num_columns = min(together, num_tokens)
+    name = f"matvec_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{'_gated' if gated else ''}"
+    name += f"_r{cut.rows}_s{cut.splits}{target.suffix}_w{_WAVES_PER_SIMD}"
 
     def kernel(out: UOp, weights: UOp, activations: UOp, *rest: UOp) -> UOp:
-        tile, lane = UOp.special(-(-num_outputs // cut.rows), "gidx0"), UOp.special(LANES, "lidx0")
+        tile, lane = UOp.special(-(-num_results // results_together), "gidx0"), UOp.special(LANES, "lidx0")
+        batch = UOp.special(-(-num_tokens // num_columns), "gidx1")
         split = UOp.special(cut.splits, "lidx1") if cut.splits > 1 else UOp.const(0, dtypes.int)
-        out, weights, activations = out.flatten(), weights.flatten(), activations.flatten()
-        outputs = [_row(tile * cut.rows + r, num_outputs) for r in range(cut.rows)]
-        sums = UOp.placeholder((cut.rows * num_columns,), dtypes.float, 0, addrspace=AddrSpace.REG)
-        sums = sums.after(sums.store(sums.const_like(0.0)))
-        trip = UOp.range(steps, 1, AxisType.REDUCE)
-        block = (split * steps + trip) * blocks_per_step + lane // quant.lanes
-        keep = _keep_all
-        if not is_exact:
-            inside = block < num_blocks
-            keep = _keep_where(inside)
-            block = inside.where(block, num_blocks - 1)
-        columns = [
-            Step(intrinsics, Row(activations, c * num_words(num_inputs), num_inputs), block, lane % quant.lanes, keep)
-            for c in range(num_columns)
-        ]
-        prepared = [quant.prepare(step) for step in columns]
-        loaded = [quant.load(columns[0], weights, (o * num_blocks + block) * units(quant)) for o in outputs]
-        stores: list[UOp] = []
-        for c, step in enumerate(columns):
-            for r, row in enumerate(loaded):
-                at = c * cut.rows + r
-                total = sums.after(trip)[at].load() + quant.dot(step, row, prepared[c])
-                stores.append(sums[at].store(total))
-        sums = sums.after(UOp.group(*stores).end(trip))
+        results = [clamped(tile * results_together + r, num_results) for r in range(results_together)]
+        tokens = [clamped(batch * num_columns + c, num_tokens) for c in range(num_columns)]
+        rows = results + [r + num_results for r in results] if gated else results
+        walk = _Walk(quant, num_inputs, cut.splits, intrinsics)
+        sums = walk.sums(weights.flatten(), rows, (activations.flatten(), tokens), split, lane)
         group = Group(intrinsics, split * LANES + lane, LANES * cut.splits)
-        totals = [group.sum(sums[i].load()) for i in range(cut.rows * num_columns)]
+        totals = [group.sum(sums[i].load()) for i in range(len(rows) * num_columns)]
         if cut.splits > 1:
             totals = _across(totals, split, cut.splits)
-        results: list[UOp] = []
-        for c in range(num_columns):
-            for r, output in enumerate(outputs):
-                total, place = totals[c * cut.rows + r], output + c * num_outputs
-                if has_addend:
-                    total = total + rest[0].flatten()[place].load()
-                results.append(out[place].store(total))  # by every lane: the same value, cheaper than a branch
-        full_name = f"{name}{'_add' if has_addend else ''}_w{_WAVES_PER_SIMD}"
-        return UOp.group(*results).sink(arg=KernelInfo(name=full_name, opts_to_apply=()))
+        stores: list[UOp] = []
+        for c, token in enumerate(tokens):
+            own = totals[c * len(rows) : (c + 1) * len(rows)]
+            if gated:
+                own = [silu(g) * u for g, u in zip(own[: len(results)], own[len(results) :], strict=True)]
+            for result, total in zip(results, own, strict=True):
+                # Every lane stores: the same value, which is cheaper than a branch.
+                place, value = target.place(token, result), target.add(token, result, total, rest)
+                is_token = batch * num_columns + c < num_tokens
+                stores.append(out.flatten()[place.valid(is_token) if num_tokens % num_columns else place].store(value))
+        return UOp.group(*stores).sink(arg=KernelInfo(name=name, opts_to_apply=()))
 
     return kernel
 
 
-def _row(row: UOp, num_outputs: int) -> UOp:
-    """The row itself, or the last one where the tile reaches beyond it: that is then computed twice."""
-    return (row < num_outputs).where(row, num_outputs - 1) if row.vmax >= num_outputs else row
+class _Walk:
+    """The loop of a wave along rows of weights."""
+
+    def __init__(self, quant: Quant, num_inputs: int, splits: int, intrinsics: Intrinsics):
+        self._quant, self._num_inputs, self._intrinsics = quant, num_inputs, intrinsics
+        self._num_blocks = num_inputs // block_elements(quant)
+        self._blocks_per_step = LANES // quant.lanes
+        self._steps = -(-steps_of(quant, num_inputs) // splits)
+        self._is_exact = self._steps * splits * self._blocks_per_step == self._num_blocks
+
+    def sums(self, weights: UOp, rows: list[UOp], activations: tuple[UOp, list[UOp]], split: UOp, lane: UOp) -> UOp:
+        """Registers with the lane's sum for every token and row, in this order."""
+        quant, (buffer, tokens) = self._quant, activations
+        sums = UOp.placeholder((len(rows) * len(tokens),), dtypes.float, 0, addrspace=AddrSpace.REG)
+        sums = sums.after(sums.store(sums.const_like(0.0)))
+        trip = UOp.range(self._steps, 1, AxisType.REDUCE)
+        block = (split * self._steps + trip) * self._blocks_per_step + lane // quant.lanes
+        keep = _keep_all
+        if not self._is_exact:
+            inside = block < self._num_blocks
+            keep = _keep_where(inside)
+            block = inside.where(block, self._num_blocks - 1)
+        words = activation_words(quant, self._num_inputs)
+        steps = [
+            Step(self._intrinsics, Row(buffer, token * words, self._num_inputs), block, lane % quant.lanes, keep)
+            for token in tokens
+        ]
+        prepared = [quant.prepare(step) for step in steps]
+        loaded = [quant.load(steps[0], weights, (row * self._num_blocks + block) * units(quant)) for row in rows]
+        stores: list[UOp] = []
+        for c, step in enumerate(steps):
+            for r, row in enumerate(loaded):
+                at = c * len(rows) + r
+                total = sums.after(trip)[at].load() + quant.dot(step, row, prepared[c])
+                stores.append(sums[at].store(total))
+        return sums.after(UOp.group(*stores).end(trip))
 
 
 def _keep_all(value: UOp) -> UOp:

@@ -49,6 +49,8 @@ class Run(NamedTuple):
         offset: a constant up to 128.
         scale: float32.
         minimum: float32, where the type has one.
+        numbers: for weights that are floats in the file: the sixteen as f16, of each four first 0 and 2, then 1 and 3;
+            the other fields but the first mean nothing then.
     """
 
     element: UOp
@@ -56,6 +58,7 @@ class Run(NamedTuple):
     offset: int
     scale: UOp
     minimum: UOp | None = None
+    numbers: list[UOp] | None = None
 
 
 class Quant(Protocol):
@@ -98,9 +101,20 @@ class Quant(Protocol):
         ...
 
 
+# Types without blocks are cut into pieces of this many elements.
+FLOAT_ELEMENTS = 16
+
+
+def block_elements(quant: Quant) -> int:
+    """Weights of one block."""
+    elements = BLOCK[quant.ggml_type].elements
+    return FLOAT_ELEMENTS if elements == 1 else elements
+
+
 def units(quant: Quant) -> int:
     """Buffer elements of one block."""
-    return BLOCK[quant.ggml_type].bytes // quant.dtype.itemsize
+    size = BLOCK[quant.ggml_type]
+    return size.bytes * (block_elements(quant) // size.elements) // quant.dtype.itemsize
 
 
 def words_at(step: Step, weights: UOp, base: UOp, byte: int | UOp, count: int) -> list[UOp]:
