@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from garzone.core.task import Task, TaskKind
 
 # this Python by its path: the first on PATH may be a slow shim
-CHECK = f"{sys.executable} -m pytest -q -x -p no:cacheprovider"
+CHECK = f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {sys.executable} -m pytest -q -x -p no:cacheprovider"
 
 PAGER = '''"""Pages of a list."""
 
@@ -53,14 +54,14 @@ def git(repo: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def make_repository(path: Path, files: dict[str, str | bytes] | None = None) -> Path:
+def make_repository(path: Path, files: Mapping[str, str] | None = None) -> Path:
     """A repository with one commit; the pager with its bug unless other files are given."""
     path.mkdir(parents=True, exist_ok=True)
     git(path, "init", "-q", "-b", "main")
     for name, content in ({"pager.py": PAGER, "test_pager.py": TEST_PAGER} if files is None else files).items():
         place = path / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+        place.write_text(content)
     git(path, "add", "-A")
     git(path, "commit", "-q", "--allow-empty", "-m", "start")
     return path

@@ -31,6 +31,8 @@ from garzone.core.errors import RepositoryError
 SHORT_FILE_LINES = 60  # up to here a small model rewrites a whole file about as well as one function
 MAX_TARGETS = 3
 MAX_SEARCHED_FILES = 400
+# what the probe adds to the traceback of a script
+_PROBE_FRAMES = re.compile(r' *File "<frozen runpy>"(?:.*\n)*?.*exec\(compile\(source, path.*\n(?: *\^+\n)?')
 _PLACES = (re.compile(r'File "([^"\n]+)", line (\d+)'), re.compile(r"^([\w./\-]+\.\w+):(\d+)", re.MULTILINE))
 
 Read = Callable[[str], bytes]
@@ -77,8 +79,9 @@ class _Ranking:
 class CodeBase:
     """The tracked files of one commit, read once each."""
 
-    def __init__(self, tracked: Sequence[str], read: Read) -> None:
+    def __init__(self, tracked: Sequence[str], read: Read, prefix: str = "") -> None:
         self.tracked = list(tracked)
+        self._prefix = prefix  # where the check runs: paths in its output are relative to it
         self._read = read
         self._sources: dict[str, SourceText | None] = {}
         self._trees: dict[str, ast.Module | None] = {}
@@ -108,8 +111,9 @@ class CodeBase:
     def resolve(self, place: str) -> str | None:
         """The tracked file a path in an output means."""
         place = place.removeprefix("./")
-        if place in self._tracked_set:
-            return place
+        for name in (f"{self._prefix}/{place}" if self._prefix else place, place):
+            if name in self._tracked_set:
+                return name
         return next((name for name in self.tracked if place.endswith(f"/{name}")), None)
 
     @property
@@ -192,12 +196,14 @@ def _target(code: CodeBase, path: str, span: Span | None) -> Target:
 
 def _rank_by_trace(code: CodeBase, ranking: _Ranking, searched: Sequence[str], evidence: Evidence, output: str) -> None:
     """Functions the trace went through, the innermost first: where it broke is the first suspect."""
-    traces = [list(failure.trace) for failure in evidence.failures] or [_places(output)]
+    traces = [list(failure.trace) or _places(failure.message) for failure in evidence.failures] or [_places(output)]
     for trace in traces[:3]:
         for depth, (place, line) in enumerate(reversed(trace)):
             path = code.resolve(place)
             if path is not None and path in searched:
-                ranking.add(path, covering(code.spans(path), line), 8.0 / (1 + 0.2 * depth))
+                span = covering(code.spans(path), line)
+                # a module that cannot even be loaded is repaired as a whole, whatever functions are spoken of
+                ranking.add(path, span, 12.0 if span is None and depth == 0 else 8.0 / (1 + 0.2 * depth))
 
 
 def _rank_by_calls(code: CodeBase, ranking: _Ranking, searched: Sequence[str], tests: Sequence[FailingTest]) -> None:
@@ -266,16 +272,13 @@ def _assigned(node: ast.stmt) -> set[str]:
 
 def trimmed_output(output: str, evidence: Evidence, max_chars: int) -> str:
     """What a failing run says, in few words: the messages of the failing tests, else the end of the output."""
-    if evidence.failures:
+    # a script's message alone does not show the line that failed; its traceback does
+    if evidence.failures and not all(failure.is_script for failure in evidence.failures):
         pieces = [f"{failure.test}: {_short(failure.message)}" for failure in evidence.failures[:4]]
         more = len(evidence.failures) - 4
         text = "\n".join([*pieces, f"(and {more} more)"] if more > 0 else pieces)
     else:
-        text = "\n".join(
-            line.rstrip()
-            for line in output.strip().splitlines()
-            if "garzone_probe" not in line and "sitecustomize.py" not in line
-        )
+        text = "\n".join(line.rstrip() for line in _PROBE_FRAMES.sub("", output).strip().splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text)
     if len(text) <= max_chars:
         return text

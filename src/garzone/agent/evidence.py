@@ -24,6 +24,11 @@ class Failure:
     message: str
     trace: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def is_script(self) -> bool:
+        """Whether a whole script failed, whose message alone says little."""
+        return _is_script(self.test)
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -78,7 +83,7 @@ def read_evidence(path: Path) -> Evidence:
             exits.append(tuple(place for place, _ in _trace(fact)))
         elif event == "test":
             name, outcome = str(fact.get("id", "")), str(fact.get("outcome", ""))
-            if _RANK.get(outcome, -1) >= _RANK.get(outcomes.get(name, ""), -1):
+            if outcome in _RANK and _RANK[outcome] >= _RANK.get(outcomes.get(name, ""), -1):
                 outcomes[name] = outcome
             if outcome == "failed":
                 failures.setdefault(name, Failure(name, str(fact.get("message", "")), _trace(fact)))
@@ -117,7 +122,11 @@ def contradictions(before: Evidence, after: Evidence, changed_file: str) -> list
 
 def _scripts(evidence: Evidence) -> set[str]:
     """Ids of scripts: they have an end, not an outcome."""
-    return {name for name in evidence.outcomes if name.endswith(".py") and "::" not in name}
+    return {name for name in evidence.outcomes if _is_script(name)}
+
+
+def _is_script(name: str) -> bool:
+    return name.endswith(".py") and "::" not in name and not name.startswith("collect:")
 
 
 def _same_file(place: str, changed: str) -> bool:

@@ -110,28 +110,33 @@ async def run_bounded(
         SandboxUnavailable: the program cannot be started at all.
     """
     started = time.monotonic()
+    # a pipe of our own: asyncio's would make `wait` wait for whoever else holds its other end
+    read_end, write_end = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=write_end,
             stderr=asyncio.subprocess.STDOUT,
             env=dict(environment) if environment is not None else None,
             start_new_session=True,
         )
     except OSError as error:
+        os.close(read_end)
         raise SandboxUnavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
+    finally:
+        os.close(write_end)
     output = _HeadAndTail(limits.output_bytes)
-    reader = asyncio.ensure_future(_drain(process, output, limits.output_bytes * FLOOD_FACTOR))
     waiter = asyncio.ensure_future(process.wait())
+    reader = asyncio.ensure_future(_drain(read_end, process, output, limits.output_bytes * FLOOD_FACTOR))
     try:
         await asyncio.wait({waiter}, timeout=limits.wall_s)
         timed_out = not waiter.done()
     finally:
         _kill_group(process)
-    await waiter
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(reader, DRAIN_S)
+        await waiter  # also when cancelled: nobody may find it still writing
+        await asyncio.wait({reader}, timeout=DRAIN_S)
+        reader.cancel()
     duration_ms = (time.monotonic() - started) * 1000
     text = output.text()
     if output.flooded:
@@ -145,14 +150,19 @@ def _kill_group(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def _drain(process: asyncio.subprocess.Process, output: _HeadAndTail, flood_bytes: int) -> None:
-    assert process.stdout is not None
-    while piece := await process.stdout.read(1 << 16):
-        output.add(piece)
-        if output.seen > flood_bytes:
-            output.flooded = True
-            _kill_group(process)
-            return
+async def _drain(read_end: int, process: asyncio.subprocess.Process, output: _HeadAndTail, flood_bytes: int) -> None:
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(read_end, "rb")
+    )
+    try:
+        while piece := await stream.read(1 << 16):
+            output.add(piece)
+            if output.seen > flood_bytes and not output.flooded:
+                output.flooded = True
+                _kill_group(process)
+    finally:
+        transport.close()
 
 
 class _HeadAndTail:

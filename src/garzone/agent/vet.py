@@ -34,7 +34,8 @@ HARMLESS_MODULES = _words("""
     zoneinfo graphlib
 """)
 HARMLESS_CHAINS = re.compile(
-    r"os\.path\.\w+$|os\.(sep|linesep|pathsep|curdir|name|fspath)$|os\.environ\.get$|"
+    r"os\.path\.(abspath|basename|commonpath|commonprefix|dirname|expanduser|expandvars|isabs|join|normcase|normpath|relpath|"
+    r"sep|split|splitdrive|splitext)$|os\.(sep|linesep|pathsep|curdir|name|fspath)$|os\.environ\.get$|"
     r"sys\.(maxsize|float_info|int_info|byteorder|version_info|platform|float_info\.\w+|getrecursionlimit)(\.\w+)?$"
 )
 DANGEROUS_MODULES = _words("""
@@ -103,7 +104,16 @@ def _powers(tree: ast.Module, before: str, dangerous_functions: frozenset[str]) 
     asked_types = {
         node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
     }
+    # the `os` of `os.path.join` is no more than the whole is
+    part_of_harmless = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and _is_harmless(node, modules)
+        for inner in ast.walk(node.value)
+    }
     for node in ast.walk(tree):
+        if node in part_of_harmless:
+            continue
         yield from (f"newly binds {name}" for name in _bound_names(node) if _DUNDER.fullmatch(name))
         if isinstance(node, ast.Import):
             yield from (f"newly imports {a.name}" for a in node.names if a.name not in HARMLESS_MODULES)
@@ -157,9 +167,9 @@ def _import_from(node: ast.ImportFrom) -> Iterator[str]:
 
 def _attribute(node: ast.Attribute, modules: dict[str, str], known: set[str]) -> Iterator[str]:
     chain = _chain(node, modules)
-    if chain and HARMLESS_CHAINS.match(chain):
+    if _is_harmless(node, modules):
         return
-    if isinstance(node.ctx, ast.Store | ast.Del) and isinstance(node.value, ast.Name) and node.value.id in modules:
+    if isinstance(node.ctx, ast.Store | ast.Del) and chain:
         yield f"newly changes {chain}"
     name = node.attr
     if name.startswith("__") and name.endswith("__"):
@@ -171,6 +181,10 @@ def _attribute(node: ast.Attribute, modules: dict[str, str], known: set[str]) ->
         yield f"newly uses the private .{name}"
     if chain and chain.partition(".")[0] in DANGEROUS_MODULES:
         yield f"newly uses {chain}"
+
+
+def _is_harmless(node: ast.Attribute, modules: dict[str, str]) -> bool:
+    return isinstance(node.ctx, ast.Load) and HARMLESS_CHAINS.match(_chain(node, modules)) is not None
 
 
 def _on_self(node: ast.Attribute) -> bool:

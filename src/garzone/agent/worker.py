@@ -113,7 +113,7 @@ class _Worker:
             self._tell(CheckFinished("before", task.check, before.result.exit_code, before.result.duration_ms))
             if before.passed:
                 return await self._nothing_to_do(before)
-            code = CodeBase(tracked, worktree.read)
+            code = CodeBase(tracked, worktree.read, repository.prefix)
             targets = choose_targets(code, named, before.evidence, before.result.output, task.instruction)
             writer = Writer(self._generator, KINDS[task.kind](), Budget.of(task, details), self._tell)
             material = self._material(code, before)

@@ -115,10 +115,10 @@ class Repository:
         else:
             candidates = [os.path.normpath(f"{self.prefix}/{name}" if self.prefix else name), os.path.normpath(name)]
         for candidate in candidates:
-            if PurePosixPath(candidate).parts[:1] == ("..",):
-                raise RepositoryError(f"{given} is outside of {self.top}")
             if candidate in tracked:
                 return candidate
+        if PurePosixPath(candidates[0]).parts[:1] == ("..",):
+            raise RepositoryError(f"{given} is outside of {self.top}")
         place = self.top / candidates[0]
         if place.is_symlink():
             raise RepositoryError(f"{given} is a symbolic link: name the file it points to")

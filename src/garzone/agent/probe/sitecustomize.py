@@ -173,8 +173,9 @@ class _Script:
         self.path = path
 
     def __call__(self, path):
-        if path != self.path:
+        if os.path.abspath(path) != os.path.abspath(self.path):
             raise ImportError
+        self.path = path  # since 3.9 absolute
         sys.path_hooks.remove(self)
         return self
 
@@ -223,6 +224,16 @@ def _code(code):
     return 0 if code is None else code if isinstance(code, int) else 1
 
 
+def _arguments():
+    if hasattr(sys, "orig_argv"):
+        return sys.orig_argv
+    try:  # before 3.10
+        with open("/proc/self/cmdline", "rb") as file:
+            return [part.decode("utf-8", "surrogateescape") for part in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
 def _script_of(arguments):
     rest = iter(arguments[1:])
     for argument in rest:
@@ -241,7 +252,7 @@ def _install():
     names = [name for name in os.environ.get("PYTEST_PLUGINS", "").split(",") if name and name != "garzone_probe"]
     os.environ["PYTEST_PLUGINS"] = ",".join([*names, "garzone_probe"])
     sys.meta_path.insert(0, _UnittestWatcher())
-    script = _script_of(getattr(sys, "orig_argv", []))
+    script = _script_of(_arguments())
     if script is not None:
         _SCRIPT = _Script(script)
         sys.path_hooks.insert(0, _SCRIPT)
