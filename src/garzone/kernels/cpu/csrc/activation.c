@@ -1,6 +1,7 @@
 /* Turns float activations into what the matrix libraries read, normalising them on the way if asked to.
  *
- * Without `norm`, x itself; with it, RMSNorm: x / sqrt(mean(x^2) + epsilon) * norm (Zhang and Sennrich, arXiv 1910.07467).
+ * Without `norm`, x itself; with it, RMSNorm: x / sqrt(mean(x^2) + epsilon) * norm (Zhang and Sennrich,
+ * arXiv 1910.07467).
  */
 #include "activation.h"
 

@@ -89,7 +89,8 @@ static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long 
   i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   f32x16 largest = all_f32(p->largest[r]);
   for (long b = 0; b < blocks; b++) {
-    f32x16 s = select_f32(lane + (int32_t)(b * LANES) < (int32_t)visible, load_f32(scores + b * LANES), all_f32(HIDDEN));
+    i32x16 seen = lane + (int32_t)(b * LANES) < (int32_t)visible;
+    f32x16 s = select_f32(seen, load_f32(scores + b * LANES), all_f32(HIDDEN));
     store_f32(scores + b * LANES, s);
     largest = max_f32(largest, s);
   }

@@ -1,4 +1,4 @@
-/* Plain C: right on any processor, and what the others are read against. See lanes.h for what each function promises. */
+/* Plain C: right on any processor, and what the others are read against. See lanes.h for the promises. */
 
 #define ISA_NAME "portable"
 enum { TOKENS_PER_TILE = 4, SIGNED_BIAS = 0 };

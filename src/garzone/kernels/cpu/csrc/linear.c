@@ -23,7 +23,9 @@ enum {
   PARTS_PER_THREAD = 6,
 };
 
-INLINE i32x16 dot(i32x16 sum, u8x64 w, int32_t x) { return IS_SIGNED ? dot_signed(sum, w, x) : dot_unsigned(sum, w, x); }
+INLINE i32x16 dot(i32x16 sum, u8x64 w, int32_t x) {
+  return IS_SIGNED ? dot_signed(sum, w, x) : dot_unsigned(sum, w, x);
+}
 
 /* Sum of (q - ZERO) * x = sum of q * x, begun at -ZERO * (sum of x): exact, and free. */
 INLINE i32x16 start(int32_t sum_of_x) { return ZERO ? all_i32(-ZERO * sum_of_x) : (i32x16){0}; }

@@ -9,8 +9,8 @@
 
 typedef struct {
   const void *weights;    /* as `pack` wrote them */
-  const void *activation; /* quantised: Activation[columns / 32] for one token, else ActivationTile[tiles][columns / 32];
-                             for float weights: float[tokens][columns] */
+  const void *activation; /* quantised: Activation[columns / 32] for one token, else
+                             ActivationTile[tiles][columns / 32]; for float weights: float[tokens][columns] */
   float *out;             /* [tokens][out_stride] */
   const float *bias;      /* [rows], or NULL */
   const float *residual;  /* [tokens][out_stride], or NULL; may be `out` itself */

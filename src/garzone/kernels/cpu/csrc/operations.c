@@ -70,7 +70,8 @@ static void gate_token(const void *arg, long t) {
 
 /* The matrices of an operation times its input, side by side into rows of `stride`; the input is first converted to
  * whatever their weights ask for. */
-static void multiply_all(const Linear *op, float *out, long stride, const float *x, const float *residual, long tokens) {
+static void multiply_all(const Linear *op, float *out, long stride, const float *x, const float *residual,
+                         long tokens) {
   const Workspace *w = op->workspace;
   Product products[MOST_MATRICES];
   MultiplyGroups functions[MOST_MATRICES];
@@ -109,7 +110,8 @@ void run_linear(float *out, const float *x, long count, long unused3, long unuse
   linear(op, out, x, NULL, count);
 }
 
-void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4, const Linear *op) {
+void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4,
+                         const Linear *op) {
   (void)unused4;
   linear(op, out, x, residual, count);
 }

@@ -43,8 +43,10 @@ INLINE void add_bit_of_columns(uint8_t q[GROUP], const uint8_t bits[4], int to) 
 INLINE void put_bits(uint8_t (*vector)[VECTOR_BYTES], int row, const uint8_t q[GROUP], int from, int bits) {
   int vectors = bits; /* 32 columns of `bits` bits fill as many vectors of four bytes a row */
   for (int i = 0; i < QUADS; i++)
-    for (int k = 0; k < QUAD; k++)
-      vector[i % vectors][QUAD * row + k] |= (uint8_t)((q[QUAD * i + k] >> from & ((1 << bits) - 1)) << i / vectors * bits);
+    for (int k = 0; k < QUAD; k++) {
+      int value = q[QUAD * i + k] >> from & ((1 << bits) - 1);
+      vector[i % vectors][QUAD * row + k] |= (uint8_t)(value << i / vectors * bits);
+    }
 }
 INLINE void put_plane1(Plane1 *p, int row, const uint8_t *q, int from) { put_bits(p->vector, row, q, from, 1); }
 INLINE void put_plane2(Plane2 *p, int row, const uint8_t *q, int from) { put_bits(p->vector, row, q, from, 2); }

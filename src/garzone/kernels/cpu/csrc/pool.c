@@ -90,7 +90,7 @@ static void wake_sleepers(Threads *threads, atomic_uint *word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 #else
   (void)word;
-  pthread_mutex_lock(&threads->mutex); /* whoever compared before the change is asleep by now, and not before its lock */
+  pthread_mutex_lock(&threads->mutex); /* whoever compared before the change is asleep by now */
   pthread_cond_broadcast(&threads->woken);
   pthread_mutex_unlock(&threads->mutex);
 #endif
@@ -198,7 +198,7 @@ Pool *pool_start(unsigned num_threads) {
   pthread_cond_init(&threads->woken, NULL);
 #endif
   threads->workers = calloc(num_threads ? num_threads : 1, sizeof(pthread_t));
-  /* Signals are the program's own threads' business: a worker that took one would leave them asleep in a system call. */
+  /* Signals are for the program's own threads: a worker that took one would leave them asleep in a system call. */
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);

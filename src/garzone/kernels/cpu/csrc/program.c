@@ -1,6 +1,7 @@
 /* Runs a model's step: every operation in order, in one call from Python.
  *
- * A step of a small model takes a few milliseconds and makes 150 calls; what lies between two of them must cost nothing.
+ * A step of a small model takes a few milliseconds and makes 150 calls; what lies between two of them must cost
+ * nothing.
  */
 #include "program.h"
 
