@@ -154,6 +154,7 @@ def test_other_kinds_of_tokenizer_are_unsupported_by_name(model: Any) -> None:
         ("ggml__token_type", [1]),
         ("ggml__token_type", 3),
         ("ggml__token_type", ["a"] * 300),
+        ("ggml__token_type", [float("nan")] * 300),
     ],
 )
 def test_malformed_vocabularies_are_refused_by_key(key: str, value: Any) -> None:

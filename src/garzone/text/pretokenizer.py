@@ -26,7 +26,6 @@ _WORD: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _GPT2: Final = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3: Final = rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION}|{_SPACES}"
 _QWEN2: Final = rf"{_SUFFIX}|{_WORD}|\p{{N}}|{_PUNCTUATION}|{_SPACES}"
-_CASCADE: Final = "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s"
 
 # Words by case, where llama.cpp counts letters outside ASCII as both upper and lower case.
 _UPPER, _LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
@@ -105,7 +104,6 @@ _EXPRESSIONS: Final[dict[str, tuple[str, ...]]] = {
     "granite-embed-multi-97m": (
         rf"{_CASED_OR_MARK}(?:{_SUFFIX})?|\p{{N}}{{1,3}}|{_PUNCTUATION_OR_PATH}|{_SPACES}",
     ),
-    "jais-2": (rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION}|\s*[\r\n]+|{_CASCADE}",),
     "poro-chat": (_BLOOM,),
     "viking": (_BLOOM, r"\p{N}"),
     "kimi-k2": (_KIMI,),
@@ -148,10 +146,11 @@ _LLAMA3_NAMES: Final = frozenset(
 _IGNORES_MERGES: Final = _LLAMA3_NAMES | {"tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
 _ADDS_BOS: Final = _LLAMA3_NAMES | {"tekken", "chameleon"}
 
-# Known, and not byte-level or not a matter of expressions alone: falling back would give wrong ids in silence.
+# Known, and not byte-level, not a matter of expressions alone, or (jais-2) of ones that take quadratic time on blanks:
+# falling back would give wrong ids in silence.
 _UNSUPPORTED: Final = frozenset(
     {"gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace", "superbpe", "afmoe", "tiny_aya", "cohere2moe",
-     "exaone-moe"}
+     "exaone-moe", "jais-2"}
 )  # fmt: skip
 
 

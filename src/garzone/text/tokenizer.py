@@ -64,6 +64,7 @@ class Tokenizer:
         self._encoder = encoder
         self._space_prefix = space_prefix
         self._stripped_after = stripped_after
+        self._special_ids = frozenset(index for index, kind in enumerate(vocabulary.types) if kind in SPECIAL_TYPES)
         parsed = [
             (token, index, vocabulary.types[index] in SPECIAL_TYPES)
             for index, token in enumerate(vocabulary.tokens)
@@ -139,8 +140,8 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Control and unknown tokens."""
-        return self.vocabulary.special_ids
+        """Control and unknown tokens: not text that a person wrote, parsed only where `parse_special` allows."""
+        return self._special_ids
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of `text`.

@@ -79,11 +79,6 @@ class Vocabulary:
     eos_ids: frozenset[int]
     fim: Mapping[str, int]
 
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Control and unknown tokens: not text that a person wrote, parsed only where `parse_special` allows."""
-        return frozenset(index for index, kind in enumerate(self.types) if kind in SPECIAL_TYPES)
-
 
 def read_vocabulary(
     metadata: Mapping[str, Any], *, add_bos: bool, bos_id: int | None = None, eos_id: int | None = None
@@ -187,4 +182,8 @@ def numbers(metadata: Mapping[str, Any], key: str, count: int) -> list[Any] | No
 
 def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
     listed = numbers(metadata, PREFIX + "token_type", count)
-    return [TokenType.NORMAL] * count if listed is None else [int(kind) for kind in listed[:count]]
+    if listed is None:
+        return [TokenType.NORMAL] * count
+    if not all(isinstance(kind, int) for kind in listed):
+        raise GGUFError(f"{PREFIX}token_type must be an array of whole numbers")
+    return listed[:count]
