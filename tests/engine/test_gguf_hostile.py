@@ -44,7 +44,7 @@ def small() -> bytes:
 def read_all(path: Path, raw: bytes) -> bool:
     """True if it could be read; everything that can be asked of the file is asked."""
     path.write_bytes(raw)
-    started = time.perf_counter()
+    started = time.process_time()
     tracemalloc.start()
     try:
         with GGUFFile.open(path) as file:
@@ -61,7 +61,7 @@ def read_all(path: Path, raw: bytes) -> bool:
     finally:
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
         tracemalloc.stop()
-        assert time.perf_counter() - started < SLOWEST_S
+        assert time.process_time() - started < SLOWEST_S
 
 
 @fuzz
