@@ -9,6 +9,7 @@ import logging
 import platform
 import shutil
 import sys
+from pathlib import Path
 from typing import Final
 
 from garzone.core.errors import DeviceUnavailable
@@ -17,6 +18,11 @@ _log = logging.getLogger(__name__)
 
 # In this order when nothing was asked for. NV is tinygrad's own driver for the cards that CUDA runs too.
 PREFERENCE: Final = ("AMD", "CUDA", "NV", "METAL", "CPU")
+
+
+def kernel_cache_environment(cache_dir: Path) -> dict[str, str]:
+    """What to set for a process before it imports tinygrad, so that compiled kernels are kept in that folder."""
+    return {"CACHEDB": str(cache_dir / "tinygrad.db")}
 
 
 def open_device(asked: str = "") -> str:

@@ -144,8 +144,8 @@ def _norm_kernel(step: Step, columns: int, eps: float, *, last_row: bool) -> Ker
 
 def _matmul_kernel(step: Step, panels: _Panels, *, rows: UOp | int, gated: bool, bias: bool, residual: bool) -> Kernel:
     columns, width, num_panels = panels.columns, panels.width, panels.shape[0]
-    # Two panels at a time hide the latency of the additions; four slow down prefill and take longer to compile.
-    together = 1 if gated else split(num_panels, 2)
+    # Panels side by side hide the latency of the additions: four are best for one row, two for many.
+    together = 1 if gated else split(num_panels, 4 if isinstance(rows, int) else 2)
 
     def kernel(out: UOp, x: UOp, *operands: UOp) -> UOp:
         given = list(operands)

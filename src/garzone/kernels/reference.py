@@ -1,0 +1,83 @@
+"""The operations of `registry.py` as plain tensor expressions: slow, obviously right, the specification of the others.
+
+Takes every size from its arguments, keeps nothing, and computes in float32. A fast implementation is tested against
+`embed`, `linear` and `attend` on the same packed weights.
+"""
+
+from __future__ import annotations
+
+from tinygrad.dtype import dtypes
+from tinygrad.tensor import Tensor
+
+from garzone.kernels.dequantise import dequantise
+from garzone.kernels.registry import AttentionSpec, EmbedSpec, LinearSpec, Matrix, RopePairs
+
+
+def unpacked(matrix: Matrix, device: str | None = None) -> Tensor:
+    """The matrix as (rows, columns) float32."""
+    packed = Tensor(matrix.read().copy(), device=device)
+    return dequantise(packed, matrix.ggml_type).reshape(matrix.rows, matrix.columns)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Each row of x divided by its root mean square, times `weight`."""
+    return x * ((x * x).mean(-1, keepdim=True) + eps).rsqrt() * weight
+
+
+def embed(spec: EmbedSpec, tokens: Tensor) -> Tensor:
+    """Tokens (rows,) to (rows, columns)."""
+    return unpacked(spec.table, tokens.device if isinstance(tokens.device, str) else None)[tokens]
+
+
+def linear(spec: LinearSpec, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """X (rows, columns) to (rows, out_columns); of the last row only if the spec says so."""
+    device = x.device if isinstance(x.device, str) else None
+    if spec.last_row:
+        x = x[-1:]
+    if spec.norm is not None:
+        x = rms_norm(x, Tensor(spec.norm, device=device), spec.norm_eps)
+    products = [x.matmul(unpacked(matrix, device).transpose(0, 1), dtype=dtypes.float32) for matrix in spec.matrices]
+    y = products[0].silu() * products[1] if spec.gated else products[0].cat(*products[1:], dim=-1)
+    if spec.bias is not None:
+        y = y + Tensor(spec.bias, device=device)
+    return y if residual is None else y + residual
+
+
+def rotate(x: Tensor, rope: Tensor, pairs: RopePairs) -> Tensor:
+    """X (rows, heads, head_dim), rope (rows, dims / 2, 2): cosines and sines of the rows' positions."""
+    half = int(rope.shape[1])
+    rotated, passed = x[..., : 2 * half], x[..., 2 * half :]
+    cos, sin = rope[:, None, :, 0], rope[:, None, :, 1]
+    if pairs is RopePairs.ADJACENT:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+    else:
+        first, second = rotated[..., :half], rotated[..., half:]
+    a, b = first * cos - second * sin, first * sin + second * cos
+    joined = Tensor.stack(a, b, dim=-1).flatten(-2) if pairs is RopePairs.ADJACENT else a.cat(b, dim=-1)
+    return joined.cat(passed, dim=-1) if int(passed.shape[-1]) else joined
+
+
+def split_qkv(spec: AttentionSpec, qkv: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of LINEAR's output at positions start, start + 1, ... as rotated q, rotated k, and v: (rows, heads, dim)."""
+    rows, dim = int(qkv.shape[0]), spec.head_dim
+    q_end, k_end = spec.num_heads * dim, (spec.num_heads + spec.num_kv_heads) * dim
+    rope = Tensor(spec.rope[start : start + rows], device=qkv.device)
+    return (
+        rotate(qkv[:, :q_end].reshape(rows, spec.num_heads, dim), rope, spec.rope_pairs),
+        rotate(qkv[:, q_end:k_end].reshape(rows, spec.num_kv_heads, dim), rope, spec.rope_pairs),
+        qkv[:, k_end:].reshape(rows, spec.num_kv_heads, dim),
+    )
+
+
+def attend(spec: AttentionSpec, qkv: Tensor) -> Tensor:
+    """Causal attention of a whole sequence from position 0: (rows, num_heads * head_dim).
+
+    Whatever was cached is computed again, and not rounded to float16.
+    """
+    rows, group = int(qkv.shape[0]), spec.num_heads // spec.num_kv_heads
+    q, k, v = split_qkv(spec, qkv, 0)
+    k, v = (x.repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
+    scores = q.transpose(0, 1).matmul(k.transpose(-1, -2)) * spec.head_dim**-0.5
+    future = Tensor.ones(rows, rows, dtype=dtypes.bool, device=qkv.device).triu(1)
+    weights = future.where(float("-inf"), scores).softmax(-1)
+    return weights.matmul(v).transpose(0, 1).reshape(rows, -1)
