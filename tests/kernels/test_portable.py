@@ -1,11 +1,13 @@
 """The portable kernels against the plain-tensor reference, and the registry's choice."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from tinygrad.dtype import dtypes
+from tinygrad.helpers import Context
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import GGUFError
@@ -27,6 +29,13 @@ from garzone.kernels.registry import (
 
 RNG = np.random.default_rng(3)
 NUM_CTX, CHUNK = 80, 12
+
+
+@pytest.fixture(autouse=True)
+def compile_here() -> Iterator[None]:
+    """No worker processes for a handful of tiny kernels."""
+    with Context(PARALLEL=0):
+        yield
 
 
 def place(dense_bytes: int = 1 << 30) -> Place:
