@@ -62,6 +62,7 @@ class Writer:
         self._budget = budget
         self._tell = tell
         self._prompts: dict[str, Prompt] = {}
+        self._brief: dict[str, Prompt] = {}
 
     async def prepare(self, task: Task, targets: list[Target], materials: Sequence[Material]) -> list[Target]:
         """Make the first prompts, and leave out targets that do not fit.
@@ -76,7 +77,9 @@ class Writer:
         fitting: list[Target] = []
         for target, material in zip(targets, materials, strict=True):
             try:
-                self._prompts[target.label] = await self._fitted(task, target, material)
+                prompt = self._prompts[target.label] = await self._fitted(task, target, material)
+                brief = self.kind.ask_briefly(task, target)
+                self._brief[target.label] = Prompt(brief, await self._count_all(brief), prompt.answer_tokens)
                 fitting.append(target)
             except ContextTooSmall as misfit:
                 misfits.append(misfit)
@@ -103,13 +106,16 @@ class Writer:
     async def write(self, number: int, target: Target, attempt: Attempt | None, temperature: float) -> str:
         """One answer. Ends as soon as it holds a complete candidate.
 
+        First prompts come in two lengths, in turns: larger models make use of tests and output, while SmolLM2-135M
+        repairs 46 of 114 small bugs from the brief one and 25 from the full one, and not the same ones.
+
         Args:
             number: of the candidate, from 1; also the seed, so that a task can be repeated.
             target: one that `prepare` returned.
             attempt: an earlier answer to repair; where it does not fit any more, the first prompt is used.
             temperature: of the sampler.
         """
-        prompt = self._prompts[target.label]
+        prompt = (self._prompts if number % 2 or attempt else self._brief)[target.label]
         messages, num_tokens = prompt.messages, prompt.num_tokens
         if attempt is not None:
             again = self.kind.ask_again(messages, target, attempt)

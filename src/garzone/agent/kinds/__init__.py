@@ -37,6 +37,10 @@ class Kind(Protocol):
         """The first prompt. What stays the same over candidates and rounds comes first."""
         ...
 
+    def ask_briefly(self, task: Task, target: Target) -> tuple[Message, ...]:
+        """The first prompt with nothing but the instruction and the target: what the smallest models read best."""
+        ...
+
     def ask_again(self, first: tuple[Message, ...], target: Target, attempt: Attempt) -> tuple[Message, ...]:
         """The prompt after an answer that was not good: the first one, continued."""
         ...

@@ -23,6 +23,8 @@ LANGUAGES = {  # as models know them from Markdown
     ".cpp": "cpp", ".sh": "bash", ".rb": "ruby",
 }  # fmt: skip
 
+NO_INSTRUCTION = "Repair the code so that the failing check passes."
+
 
 class Fix:
     """Asks for the whole function where one can be told, else for the whole file."""
@@ -31,7 +33,7 @@ class Fix:
         """The first prompt."""
         text = render(
             "fix",
-            instruction=task.instruction.strip() or "Repair the code so that the failing check passes.",
+            instruction=task.instruction.strip() or NO_INSTRUCTION,
             path=target.path,
             language=_language(target),
             function=target.span.name if target.span else None,
@@ -39,6 +41,17 @@ class Fix:
             tests=material.tests,
             output=material.output,
             definitions=material.definitions,
+        )
+        return (Message.of(Role.USER, text),)
+
+    def ask_briefly(self, task: Task, target: Target) -> tuple[Message, ...]:
+        """The instruction and the code, no test and no output."""
+        text = render(
+            "fix_brief",
+            instruction=task.instruction.strip() or NO_INSTRUCTION,
+            language=_language(target),
+            function=target.span.name if target.span else None,
+            code=textwrap.dedent(target.code),
         )
         return (Message.of(Role.USER, text),)
 
