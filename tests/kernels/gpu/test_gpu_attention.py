@@ -85,7 +85,7 @@ def test_attention_equals_the_reference(heads, rows, start, count):
 
 
 @pytest.mark.parametrize(("queries", "keys", "size"), [(28, 4, 128), (9, 3, 64), (8, 1, 256), (12, 12, 64)])
-@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("rows", [1, pytest.param(64, marks=pytest.mark.slow)])
 def test_attention_compiles_for_gfx1100_without_spills(queries, keys, size, rows):
     heads = Heads(queries, keys, size, 4096, size, adjacent=False)
     start = UOp.variable("start", 0, 4095, dtype=dtypes.int, param=True)

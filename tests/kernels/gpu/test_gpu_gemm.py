@@ -44,17 +44,23 @@ def error(ggml_type: GGMLType, shape: tuple[int, int, int], target: Target) -> f
     return float((np.abs(got[:, own] - want) / tolerance).max())
 
 
-@pytest.mark.parametrize("ggml_type", QUANTS, ids=lambda t: t.name)
+# Seconds each: every type is checked before a release, some of every kind always.
+OFTEN = {GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.Q5_0, GGMLType.F16}
+TYPES = [pytest.param(t, id=t.name, marks=() if t in OFTEN else pytest.mark.slow) for t in QUANTS]
+
+
+@pytest.mark.parametrize("ggml_type", TYPES)
 def test_a_prefill_product_equals_the_reference_for_every_quant(ggml_type):
     # Neither a multiple of a tile's outputs nor of its tokens.
     assert error(ggml_type, (18, max(64, BLOCK[ggml_type].elements), 5), Target(18)) < 1
 
 
+@pytest.mark.slow
 def test_prefill_results_go_into_a_part_of_a_wider_row_with_bias_and_residual_added():
     assert error(GGMLType.Q8_0, (34, 64, 70), Target(40, 3, (False, True))) < 1
 
 
-@pytest.mark.parametrize("ggml_type", QUANTS, ids=lambda t: t.name)
+@pytest.mark.parametrize("ggml_type", TYPES)
 def test_prefill_products_compile_for_gfx1100_to_matrix_instructions_without_spills(ggml_type):
     quant = QUANTS[ggml_type]
     code = listing(

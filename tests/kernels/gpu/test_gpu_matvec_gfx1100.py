@@ -70,6 +70,7 @@ def test_quants_are_read_sixteen_bytes_at_a_time(ggml_type, memory, rows):
     assert set(loop.load_widths) <= ({16} if ggml_type is GGMLType.Q4_K else {16, 8, 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ggml_type", QUANTS, ids=lambda t: t.name)
 @pytest.mark.parametrize(("outputs", "inputs"), [(4608, 3584), (3584, 18944), (512, 3584)])
 def test_the_plan_for_a_7b_shape_compiles_without_spills(ggml_type, outputs, inputs):
