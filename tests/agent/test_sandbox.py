@@ -200,20 +200,20 @@ def test_exit_codes_come_through(box: Sandbox, place: Path) -> None:
     assert run(box, "definitely-not-a-command", place).exit_code == 127
 
 
-def test_root_is_nobody_inside(place: Path) -> None:
+def test_root_is_somebody_else_inside(place: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root has to become somebody else")
     box = BubblewrapSandbox.open()
-    if not box.drop_to_nobody:
+    if not box.drops_root:
         pytest.skip("this machine does not let root make mounts")
     result = run(box, "id -u; grep -E 'Cap(Eff|Prm)' /proc/self/status", place)
-    assert result.output.splitlines()[0] == "65534"
+    assert int(result.output.splitlines()[0]) in range(61184, 65520)
     assert result.output.count("0000000000000000") == 2
 
 
 def test_a_user_namespace_works_too_where_the_machine_allows_it(place: Path) -> None:
     box = BubblewrapSandbox.open()
-    way = BubblewrapSandbox(box.bwrap, drop_to_nobody=False)
+    way = BubblewrapSandbox(box.bwrap, drops_root=False)
     try:
         result = run(way, "echo hello > x; id -u", place)
     except SandboxUnavailable:

@@ -6,8 +6,9 @@ What a command gets: the system's programs and libraries read-only, the toolchai
 they live under a home directory, one writable directory, small private /tmp and /dev/shm, its own process, network,
 IPC and host name spaces. Everything else (home directories, /run with its sockets, other people's data) is not
 mounted, so it does not exist. The limits are rlimits; RLIMIT_NPROC does not bind the real root user, therefore root
-becomes `nobody` inside (bubblewrap as root, `setpriv` to drop). Where that is not possible (root in a container without
-CAP_SYS_ADMIN) a user namespace is used as for everybody else, and a fork bomb is ended by the time limit instead.
+becomes a user that owns nothing (bubblewrap as root, `setpriv` to drop). Where that is not possible (root in a
+container without CAP_SYS_ADMIN) a user namespace is used as for everybody else, and a fork bomb is ended by the time
+limit instead.
 
 Not bounded: the number of files written into the worktree, and shared memory maps within the address space limit.
 """
@@ -22,7 +23,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from garzone.agent.sandbox import NOBODY, clean_environment, give_to_nobody, limited, run_bounded, search_path
+from garzone.agent.sandbox import (
+    FIRST_UID,
+    clean_environment,
+    fresh_uid,
+    hand_over,
+    limited,
+    owner_of,
+    run_bounded,
+    search_path,
+)
 from garzone.core.errors import SandboxUnavailable
 from garzone.core.ports import SandboxLimits, SandboxResult, SandboxView
 
@@ -38,10 +48,10 @@ SECRETS_IN_TOOLCHAINS = (".cargo/credentials", ".cargo/credentials.toml", ".npmr
 
 @dataclass(frozen=True, slots=True)
 class BubblewrapSandbox:
-    """Runs commands under `bwrap`. `drop_to_nobody` says that root changes its user inside."""
+    """Runs commands under `bwrap`. `drops_root` says that root changes its user inside."""
 
     bwrap: str
-    drop_to_nobody: bool
+    drops_root: bool
     isolated: bool = True
 
     @classmethod
@@ -66,7 +76,7 @@ class BubblewrapSandbox:
         for way in ways:
             try:
                 trial = subprocess.run(  # noqa: S603 - our own arguments
-                    [*way._namespaces(), *_system_mounts(), "--", *way._as_user(), "/bin/sh", "-c", "exit 42"],
+                    [*way._namespaces(), *_system_mounts(), "--", *way._as_user(FIRST_UID), "/bin/sh", "-c", "exit 42"],
                     capture_output=True,
                     text=True,
                     timeout=PROBE_TIMEOUT_S,
@@ -107,8 +117,10 @@ class BubblewrapSandbox:
             mounts.add(inside / name, "--ro-bind", str(directory / name), str(inside / name))
         for place in view.writable:
             mounts.add(place, "--bind", str(place), str(place))
-        if self.drop_to_nobody:
-            give_to_nobody(directory, *view.writable)
+        uid = FIRST_UID
+        if self.drops_root:
+            uid = owner_of(directory) or fresh_uid()
+            hand_over(uid, directory, *view.writable)
         environment = clean_environment(view, home=HOME_INSIDE, path=path)
         arguments = [
             *self._namespaces(),
@@ -121,7 +133,7 @@ class BubblewrapSandbox:
             "--clearenv",
             *(part for name, value in environment.items() for part in ("--setenv", name, value)),
             "--",
-            *self._as_user(),
+            *self._as_user(uid),
             *limited(command, limits, inside / view.start_in),
         ]
         result = await run_bounded(arguments, limits)
@@ -131,10 +143,10 @@ class BubblewrapSandbox:
 
     def _namespaces(self) -> list[str]:
         user = ["--cap-drop", "ALL"]
-        if self.drop_to_nobody:
+        if self.drops_root:
             user += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
-            user += ["--unshare-user", "--uid", str(os.getuid() or NOBODY), "--gid", str(os.getgid() or NOBODY)]
+            user += ["--unshare-user", "--uid", str(os.getuid() or FIRST_UID), "--gid", str(os.getgid() or FIRST_UID)]
         return [
             self.bwrap,
             *user,
@@ -149,11 +161,11 @@ class BubblewrapSandbox:
             "--new-session",
         ]
 
-    def _as_user(self) -> list[str]:
-        if not self.drop_to_nobody:
+    def _as_user(self, uid: int) -> list[str]:
+        if not self.drops_root:
             return []
         setpriv = shutil.which("setpriv") or "setpriv"
-        return [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=-all"]
+        return [setpriv, "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--inh-caps=-all"]
 
 
 class _Mounts:
@@ -173,7 +185,7 @@ class _Mounts:
         made = {Path("/"), Path("/tmp")}  # noqa: S108
         arguments: list[str] = []
         for place, mount in sorted(self._mounts.items(), key=lambda item: len(item[0].parts)):
-            # bubblewrap makes missing parents with mode 0700, which `nobody` could not enter
+            # bubblewrap makes missing parents with mode 0700, which another user could not enter
             for parent in reversed(place.parents):
                 if parent not in made and not mounted & {parent, *parent.parents}:
                     arguments += ["--perms", "0755", "--dir", str(parent)]

@@ -121,8 +121,11 @@ class CodeBase:
         return set(self.tracked)
 
 
-def failing_tests(code: CodeBase, evidence: Evidence, output: str) -> list[FailingTest]:
-    """The text of the failing tests, in the order they failed; each once."""
+def failing_tests(code: CodeBase, evidence: Evidence, output: str, check: str = "") -> list[FailingTest]:
+    """The text of the failing tests, in the order they failed; each once.
+
+    Where the run says nothing (it was killed, say), the files the check names, else the repository's only test file.
+    """
     found: dict[tuple[str, str], FailingTest] = {}
     for failure in evidence.failures:
         path, name = _test_of(code, failure.test)
@@ -140,11 +143,16 @@ def failing_tests(code: CodeBase, evidence: Evidence, output: str) -> list[Faili
             if resolved and is_test(resolved):
                 span = covering(code.spans(resolved), line)
                 _add_test(code, found, resolved, span.name if span else "")
+    if not found:
+        all_tests = [name for name in code.tracked if is_test(name) and is_python(name)]
+        mentioned = [code.resolve(word.partition("::")[0]) for word in check.split() if ".py" in word]
+        for path in [name for name in mentioned if name] or (all_tests if len(all_tests) == 1 else []):
+            _add_test(code, found, path, "")
     return list(found.values())
 
 
 def choose_targets(
-    code: CodeBase, named: Sequence[str], evidence: Evidence, output: str, instruction: str
+    code: CodeBase, named: Sequence[str], evidence: Evidence, output: str, *, instruction: str, check: str = ""
 ) -> list[Target]:
     """What to rewrite, the likeliest first; at most three.
 
@@ -154,6 +162,7 @@ def choose_targets(
         evidence: of the failing run.
         output: of the failing run.
         instruction: the task in words; functions it names come first.
+        check: the command; where nothing else does, the files it names lead on.
 
     Raises:
         RepositoryError: nothing leads to a file, or a named file is not text.
@@ -162,7 +171,7 @@ def choose_targets(
     for name in allowed:
         if code.source(name) is None:
             raise RepositoryError(f"{name} is not a text file in a known encoding")
-    tests = failing_tests(code, evidence, output)
+    tests = failing_tests(code, evidence, output, check)
     searched = allowed or [name for name in code.tracked if is_python(name) and not is_protected(name)]
     ranking = _Ranking()
     _rank_by_trace(code, ranking, searched, evidence, output)

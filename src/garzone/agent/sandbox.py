@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -22,7 +23,10 @@ from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxVie
 
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FLOOD_FACTOR = 1024  # a command that prints this many times what is kept is not going to say anything useful: kill it
-NOBODY = 65534  # Linux's overflow uid: owns nothing
+# Root becomes one of these inside a sandbox. The range is systemd's for dynamic users (systemd.io/UIDS-GIDS), not people's.
+# A user each, because the limit on processes counts all of a user's, wherever they run.
+FIRST_UID, NUM_UIDS = 61184, 4336
+_uids = itertools.count()
 DRAIN_S = 2.0  # how long to wait for the pipe to close once the command is dead
 
 
@@ -63,6 +67,8 @@ def clean_environment(view: SandboxView, *, home: str, path: Sequence[Path]) -> 
     return {
         "PATH": os.pathsep.join(str(place) for place in path),
         "HOME": home,
+        "USER": "garzone",
+        "LOGNAME": "garzone",
         "TMPDIR": "/tmp" if home.startswith("/tmp/") else home,  # noqa: S108 - the sandbox's own
         "LANG": os.environ.get("LANG") or "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",  # what one candidate compiled must not be loaded by the next
@@ -217,12 +223,23 @@ class UnsandboxedRunner:
             )
 
 
-def give_to_nobody(*directories: Path) -> None:
-    """Let `nobody` own directories and all they hold; one that it owns already is left as it is."""
+def fresh_uid() -> int:
+    """A user that owns nothing and, most likely, nobody else runs as now."""
+    return FIRST_UID + (os.getpid() * 37 + next(_uids)) % NUM_UIDS
+
+
+def owner_of(directory: Path) -> int | None:
+    """The user a directory was handed over to; None when it is somebody's."""
+    uid = directory.stat().st_uid
+    return uid if FIRST_UID <= uid < FIRST_UID + NUM_UIDS else None
+
+
+def hand_over(uid: int, *directories: Path) -> None:
+    """Let a user own directories and all they hold; one that it owns already is left as it is."""
     for directory in directories:
-        if directory.stat().st_uid == NOBODY:
+        if directory.stat().st_uid == uid:
             continue
         for here, folders, files in os.walk(directory):
             for name in (*folders, *files):
-                os.chown(Path(here) / name, NOBODY, NOBODY, follow_symlinks=False)
-        os.chown(directory, NOBODY, NOBODY)
+                os.chown(Path(here) / name, uid, uid, follow_symlinks=False)
+        os.chown(directory, uid, uid)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from garzone.agent.sandbox import NOBODY, give_to_nobody
+from garzone.agent.sandbox import fresh_uid, hand_over
 from garzone.agent.worktree import remove_tree
 from garzone.core.errors import UnavailableError
 
@@ -38,6 +38,7 @@ class Scene:
         self.path = path
         self._stamps: dict[str, _Stamp] = {}
         self._overlaid: str | None = None
+        self._uid = fresh_uid()
         self._spoilt = True
 
     def prepare(self, name: str | None = None, content: bytes = b"") -> None:
@@ -76,7 +77,7 @@ class Scene:
         place.write_bytes(content)
         place.chmod(mode | 0o444)
         if os.geteuid() == 0:
-            os.chown(place, NOBODY, NOBODY)
+            os.chown(place, self._uid, self._uid)
 
     def _copy(self) -> None:
         if self.path.exists():
@@ -92,8 +93,8 @@ class Scene:
             if done.returncode != 0:
                 raise UnavailableError(f"the files cannot be copied to {self.path}: {done.stderr.strip()[:200]}")
         self.path.chmod(0o755)
-        if os.geteuid() == 0:  # bubblewrap.py: root becomes nobody before anything runs
-            give_to_nobody(self.path)
+        if os.geteuid() == 0:  # bubblewrap.py: root becomes this user before anything runs
+            hand_over(self._uid, self.path)
 
     def _walk(self) -> Iterator[tuple[str, _Stamp]]:
         pending = [""]

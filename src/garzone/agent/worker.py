@@ -114,7 +114,10 @@ class _Worker:
             if before.passed:
                 return await self._nothing_to_do(before)
             code = CodeBase(tracked, worktree.read, repository.prefix)
-            targets = choose_targets(code, named, before.evidence, before.result.output, task.instruction)
+            failing = before.result.output
+            targets = choose_targets(
+                code, named, before.evidence, failing, instruction=task.instruction, check=task.check
+            )
             writer = Writer(self._generator, KINDS[task.kind](), Budget.of(task, details), self._tell)
             material = self._material(code, before)
             materials = [replace(material, definitions=definitions_used(code, target)) for target in targets]
@@ -127,7 +130,7 @@ class _Worker:
             return await self._conclude(course, writer, worktree)
 
     def _material(self, code: CodeBase, before: Run) -> Material:
-        tests = failing_tests(code, before.evidence, before.result.output)
+        tests = failing_tests(code, before.evidence, before.result.output, self._task.check or "")
         output = trimmed_output(before.result.output, before.evidence, 4 * REPAIR_OUTPUT_CHARS)
         if before.result.timed_out:
             output += f"\n(killed after {self._task.check_timeout_s:.0f} s: it did not end)"
