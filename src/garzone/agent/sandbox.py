@@ -23,7 +23,7 @@ from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxVie
 
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FLOOD_FACTOR = 1024  # a command that prints this many times what is kept is not going to say anything useful: kill it
-# Root becomes one of these inside a sandbox. The range is systemd's for dynamic users (systemd.io/UIDS-GIDS), not people's.
+# Root becomes one of these inside a sandbox; the range is systemd's for dynamic users (systemd.io/UIDS-GIDS).
 # A user each, because the limit on processes counts all of a user's, wherever they run.
 FIRST_UID, NUM_UIDS = 61184, 4336
 _uids = itertools.count()

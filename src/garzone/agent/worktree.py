@@ -11,10 +11,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from garzone.agent.git import Git, GitFailed
 from garzone.core.errors import RepositoryError
@@ -220,18 +218,19 @@ class Change:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory, also where what ran in it took away its own permissions. Never follows links."""
+    """Remove a directory, also where what ran in it took away its own permissions. Never follows links.
 
-    def open_up(function: Callable[..., Any], name: str, _: object) -> None:
+    What cannot be removed even so is left to the system, which empties its temporary folder by itself.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():
         with contextlib.suppress(OSError):
-            parent = Path(name).parent
-            parent.chmod(stat.S_IRWXU)
-            if not Path(name).is_symlink():
-                Path(name).chmod(stat.S_IRWXU)
-            function(name)
-
-    shutil.rmtree(path, onerror=open_up)
-    if path.is_dir():  # a directory that could not be listed at first can be now
+            path.chmod(stat.S_IRWXU)
+        for here, folders, _ in os.walk(path):
+            for place in (Path(here) / name for name in folders):
+                if not place.is_symlink():
+                    with contextlib.suppress(OSError):
+                        place.chmod(stat.S_IRWXU)  # before the walk enters it
         shutil.rmtree(path, ignore_errors=True)
 
 
