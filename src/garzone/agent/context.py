@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from garzone.agent.target import (
     node_at,
     parse,
     source_lines,
+    split_lines,
 )
 from garzone.core.errors import RepositoryError
 
@@ -56,6 +58,17 @@ class Target:
     def code(self) -> str:
         """Its text as it is now."""
         return source_lines(self.source.text, self.span) if self.span else self.source.text
+
+    @property
+    def shown(self) -> str:
+        """Its text with the comment above it, which often says what it is for; not indented."""
+        if self.span is None:
+            return self.code
+        lines = split_lines(self.source.text)
+        first = self.span.first_line - 1
+        while first and lines[first - 1].lstrip().startswith("#") and not lines[first - 1].startswith("#!"):
+            first -= 1
+        return textwrap.dedent("".join(lines[first : self.span.last_line]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +189,8 @@ def choose_targets(
     ranking = _Ranking()
     _rank_by_trace(code, ranking, searched, evidence, output)
     _rank_by_calls(code, ranking, searched, tests)
-    _rank_by_words(code, ranking, searched, instruction)
     _rank_callees(code, ranking, searched)
+    _rank_by_words(code, ranking, searched, instruction)
     if not ranking.scores:
         if not allowed:
             raise RepositoryError(

@@ -7,7 +7,6 @@ test seen to pass and none lost (`evidence.py`), by a change that takes no new p
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import PurePosixPath
 
 from garzone.agent.context import Target
@@ -37,7 +36,7 @@ class Fix:
             path=target.path,
             language=_language(target),
             function=target.span.name if target.span else None,
-            code=textwrap.dedent(target.code),
+            code=target.shown,
             tests=material.tests,
             output=material.output,
             definitions=material.definitions,
@@ -51,7 +50,7 @@ class Fix:
             instruction=task.instruction.strip() or NO_INSTRUCTION,
             language=_language(target),
             function=target.span.name if target.span else None,
-            code=textwrap.dedent(target.code),
+            code=target.shown,
         )
         return (Message.of(Role.USER, text),)
 
