@@ -1,6 +1,6 @@
 """`python -m demo`: fetch a 98 MB model, let it repair three small repositories, print what came of each.
 
-Real inference through the public API; nothing is canned. The samples are copied, so it can be run again and again.
+Real inference through the public API; nothing is canned. The samples are copied; the copies stay, to be looked at.
 Exit code 0: at least two of three repairs were proved; 1: fewer; 3: something is missing here.
 """
 
@@ -42,9 +42,9 @@ class Sample:
 
 
 ALL = (
-    Sample("inventory", "inventory.py", "take() must subtract the quantity from the stock"),
-    Sample("pager", "pager.py", "total_items() counts only the last page"),
-    Sample("textstats", "textstats.py", "longest_word() returns an empty string"),
+    Sample("inventory", "inventory.py", "remaining() must be the stock minus what was sold"),
+    Sample("pager", "pager.py", "count_pages() never returns more than 1"),
+    Sample("textstats", "textstats.py", "find_max() returns the smallest number"),
 )
 
 
@@ -70,8 +70,10 @@ async def repair_all(console: Console, errors: Console, directory: Path) -> list
             task = Task(report.task_id, TaskKind.FIX, sample.instruction, repository)
             if report.verdict is Verdict.PROVED:
                 console.print(Syntax(report.patch, "diff", background_color="default"))
-            show = render_report if console.is_terminal else plain_report
-            console.print(show(task, report, generation_s=progress.generation_s), markup=False, highlight=False)
+            if console.is_terminal:
+                console.print(render_report(task, report, generation_s=progress.generation_s))
+            else:
+                print(plain_report(task, report, generation_s=progress.generation_s), flush=True)
             speed = tokens_per_second(report, progress.generation_s)
             console.print(f"{speed:.1f} tok/s\n" if speed else "", highlight=False)
             reports.append(report)
@@ -111,8 +113,8 @@ def main() -> int:
             errors.print("demo: the samples' checks need pytest: run `make demo`, which installs it")
             return 3
         ensure_model()
-        with tempfile.TemporaryDirectory(prefix="garzone-demo-") as directory:
-            reports = asyncio.run(repair_all(console, errors, Path(directory)))
+        directory = Path(tempfile.mkdtemp(prefix="garzone-demo-"))
+        reports = asyncio.run(repair_all(console, errors, directory))
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
@@ -120,7 +122,10 @@ def main() -> int:
         errors.print(f"demo: {error}", markup=False)
         return error.exit_code
     num_proved = sum(report.verdict is Verdict.PROVED for report in reports)
-    console.print(f"took {time.monotonic() - started:.0f} s; booked in the ledger: garzone savings", highlight=False)
+    took_s = time.monotonic() - started
+    console.print(
+        f"took {took_s:.0f} s; the repositories are in {directory}; what it saved: garzone savings", highlight=False
+    )
     console.print(f"{num_proved} of {len(ALL)} proved", style="bold green" if num_proved >= ENOUGH else "bold red")
     return 0 if num_proved >= ENOUGH else 1
 

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
 from demo.__main__ import ALL
+
 from tests.demo.test_samples import REPAIRS
 from tests.e2e.conftest import MODEL, World, git
 from tests.numbers import record_number

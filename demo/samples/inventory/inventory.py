@@ -1,25 +1,24 @@
-"""What is on the shelves of a small shop: a dict of item name to quantity."""
+"""What is on the shelves of a small shop: a dict of item to quantity."""
 
 
 class OutOfStock(Exception):
-    """There is not enough of an item to take."""
+    """There is not enough of an item to sell."""
 
 
-def receive(stock, name, quantity):
-    """Put a delivery of `quantity` pieces on the shelf."""
-    stock[name] = stock.get(name, 0) + quantity
-    return stock[name]
+# How many pieces are left of a stock.
+def remaining(stock, sold):
+    return stock + sold
 
 
-def take(stock, name, quantity):
-    """Take `quantity` pieces off the shelf and return how many are left."""
-    available = stock.get(name, 0)
-    if quantity > available:
-        raise OutOfStock(f"{name}: {available} left, {quantity} wanted")
-    stock[name] = available + quantity
-    return stock[name]
+# Put a delivery on the shelf.
+def receive(shelf, item, quantity):
+    shelf[item] = shelf.get(item, 0) + quantity
+    return shelf[item]
 
 
-def running_low(stock, limit):
-    """Names of the items of which fewer than `limit` are left, sorted."""
-    return sorted(name for name, quantity in stock.items() if quantity < limit)
+# Sell some pieces of an item; returns how many are left.
+def sell(shelf, item, quantity):
+    if quantity > shelf.get(item, 0):
+        raise OutOfStock(f"{item}: {shelf.get(item, 0)} left, {quantity} wanted")
+    shelf[item] = remaining(shelf[item], quantity)
+    return shelf[item]

@@ -1,27 +1,23 @@
 import pytest
-from pager import page_count, page_items, page_label
+from pager import count_pages, footer, page_lines
 
 
-def test_full_pages_only():
-    assert page_count(20, 10) == 2
+def test_counting_pages():
+    assert count_pages(["a"] * 25, 10) == 3
 
 
-def test_a_partly_filled_page_counts_too():
-    assert page_count(25, 10) == 3
+def test_no_lines_fill_no_page():
+    assert count_pages([], 10) == 0
 
 
-def test_no_items_fill_no_page():
-    assert page_count(0, 10) == 0
+def test_lines_of_the_last_page():
+    assert page_lines(["a", "b", "c", "d", "e"], 3, 2) == ["e"]
 
 
-def test_pages_must_have_room():
+def test_there_is_no_page_0():
     with pytest.raises(ValueError):
-        page_count(5, 0)
+        page_lines(["a"], 0, 10)
 
 
-def test_items_of_the_last_page():
-    assert page_items(list(range(25)), 3, 10) == [20, 21, 22, 23, 24]
-
-
-def test_the_footer():
-    assert page_label(1, 41, 10) == "page 1 of 5"
+def test_the_footer_of_a_single_page():
+    assert footer(["a", "b"], 1, 10) == "page 1 of 1"

@@ -73,8 +73,8 @@ class ContextTooSmall(UsageError):
     def __init__(self, needed_tokens: int, context_tokens: int, model: str) -> None:
         super().__init__(
             "context too small: the smallest prompt for this task and room for its answer need "
-            f"{needed_tokens} tokens, {model} has {context_tokens}; name a smaller file with --file, or use a model with a "
-            "larger context"
+            f"{needed_tokens} tokens, {model} has {context_tokens}; name a smaller file with --file, or use a model "
+            "with a larger context"
         )
         self.needed_tokens = needed_tokens
         self.context_tokens = context_tokens
