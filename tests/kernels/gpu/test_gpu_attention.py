@@ -73,8 +73,8 @@ def attended(heads: Heads, rows: int, start: int, count: int) -> tuple[np.ndarra
         (Heads(3, 1, 64, 96, 64, adjacent=True), 1, 0, 1),
         (Heads(3, 1, 32, 96, 32, adjacent=True), 1, 70, 1),
         (Heads(2, 1, 32, 64, 16, adjacent=False), 3, 30, 2),
-        (Heads(1, 1, 128, 64, 128, adjacent=False), 1, 37, 1),
-        (Heads(11, 1, 32, 64, 32, adjacent=True), 1, 20, 1),
+        pytest.param(Heads(1, 1, 128, 64, 128, adjacent=False), 1, 37, 1, marks=pytest.mark.slow),
+        pytest.param(Heads(11, 1, 32, 64, 32, adjacent=True), 1, 20, 1, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from tinygrad.uop.ops import AxisType, KernelInfo, UOp
 
 from garzone.kernels.gpu.activations import Kernel, Row
 from garzone.kernels.gpu.intrinsics import LANES, Intrinsics, halves_of
-from garzone.kernels.gpu.matvec import Target, clamped
+from garzone.kernels.gpu.matvec import Destination, clamped
 from garzone.kernels.gpu.quants import Quant, Run, Step, block_elements, units
 
 TILE = 16
@@ -28,20 +28,22 @@ _ELEMENTS = 8  # of a result tile in one lane
 _LIFT = 64.0
 
 
-def gemm(quant: Quant, shape: tuple[int, int, int], intrinsics: Intrinsics, target: Target | None = None) -> Kernel:
+def gemm(
+    quant: Quant, shape: tuple[int, int, int], intrinsics: Intrinsics, destination: Destination | None = None
+) -> Kernel:
     """A kernel for ``custom_kernel``: (out, weights, activations, *addends).
 
     Args:
         quant: the weights' type.
         shape: rows of the weight matrix; its columns, a multiple of the block; tokens, rows of the activations.
         intrinsics: of a renderer with ``has_wmma``.
-        target: where in a wider output the results go, and what is added to them.
+        destination: where in a wider output the results go, and what is added to them.
 
-    Buffers: out float32 [tokens, target.width]; weights in ``quant.dtype``; activations uint32 [tokens, columns / 2] as
-    ``quantise(output="half")`` writes them.
+    Buffers: out float32 [tokens, destination.width]; weights in ``quant.dtype``; activations uint32 [tokens, columns /
+    2] as ``quantise(output="half")`` writes them.
     """
     num_outputs, num_inputs, num_tokens = shape
-    target = target or Target(num_outputs)
+    destination = destination or Destination(num_outputs)
     elements = block_elements(quant)
     num_blocks = num_inputs // elements
 
@@ -94,9 +96,9 @@ def gemm(quant: Quant, shape: tuple[int, int, int], intrinsics: Intrinsics, targ
                     inside = (token < num_tokens) & (first_output + o * TILE < num_outputs)
                     token = clamped(token, num_tokens)
                     total = sums[(t * _OUTPUT_TILES + o) * _ELEMENTS + i].load() * (1.0 / _LIFT)
-                    place = target.place(token, row).valid(inside)
-                    results.append(out[place].store(target.add(token, row, total, rest)))
-        name = f"gemm_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{target.suffix}"
+                    place = destination.place(token, row).valid(inside)
+                    results.append(out[place].store(destination.add(token, row, total, rest)))
+        name = f"gemm_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{destination.suffix}"
         return UOp.group(*results).sink(arg=KernelInfo(name=name, opts_to_apply=()))
 
     return kernel

@@ -68,7 +68,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where a product's results go.
 
     Attributes:
@@ -141,7 +141,7 @@ def matvec(
     num_tokens: int = 1,
     together: int = 4,
     gated: bool = False,
-    target: Target | None = None,
+    destination: Destination | None = None,
 ) -> Kernel:
     """A kernel for ``custom_kernel``: (out, weights, activations, *addends).
 
@@ -154,9 +154,9 @@ def matvec(
         num_tokens: activation rows.
         together: how many of them share one pass over the weights; the launch makes as many passes as are needed.
         gated: the first half of the weights' rows is a gate: there are half as many results, silu(gate) * the rest.
-        target: where in a wider output the results go, and what is added to them.
+        destination: where in a wider output the results go, and what is added to them.
 
-    Buffers: out float32 [num_tokens, target.width]; weights in ``quant.dtype``; activations uint32
+    Buffers: out float32 [num_tokens, destination.width]; weights in ``quant.dtype``; activations uint32
     [num_tokens, activation_words(quant, num_inputs)], as ``quantise`` writes them: float32 for weights that are floats,
     int8 for all others.
     """
@@ -166,10 +166,10 @@ def matvec(
         raise ValueError(f"a row of {num_inputs} is no multiple of {block}")
     num_results = num_outputs // 2 if gated else num_outputs
     results_together = max(1, cut.rows // 2) if gated else cut.rows
-    target = target or Target(num_results)
+    destination = destination or Destination(num_results)
     num_columns = min(together, num_tokens)
     name = f"matvec_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{'_gated' if gated else ''}"
-    name += f"_r{cut.rows}_s{cut.splits}{target.suffix}_w{_WAVES_PER_SIMD}"
+    name += f"_r{cut.rows}_s{cut.splits}{destination.suffix}_w{_WAVES_PER_SIMD}"
 
     def kernel(out: UOp, weights: UOp, activations: UOp, *rest: UOp) -> UOp:
         tile, lane = UOp.special(-(-num_results // results_together), "gidx0"), UOp.special(LANES, "lidx0")
@@ -191,7 +191,7 @@ def matvec(
                 own = [silu(g) * u for g, u in zip(own[: len(results)], own[len(results) :], strict=True)]
             for result, total in zip(results, own, strict=True):
                 # Every lane stores: the same value, which is cheaper than a branch.
-                place, value = target.place(token, result), target.add(token, result, total, rest)
+                place, value = destination.place(token, result), destination.add(token, result, total, rest)
                 is_token = batch * num_columns + c < num_tokens
                 stores.append(out.flatten()[place.valid(is_token) if num_tokens % num_columns else place].store(value))
         return UOp.group(*stores).sink(arg=KernelInfo(name=name, opts_to_apply=()))

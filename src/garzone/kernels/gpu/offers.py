@@ -24,7 +24,7 @@ from garzone.kernels.gpu.activations import Kernel, num_words, quantise
 from garzone.kernels.gpu.attention import Heads, attend, gather_parts, part_floats, rotate_and_store
 from garzone.kernels.gpu.gemm import gemm
 from garzone.kernels.gpu.intrinsics import LANES, Intrinsics, intrinsics_for
-from garzone.kernels.gpu.matvec import QUANTS, Target, is_float, matvec
+from garzone.kernels.gpu.matvec import QUANTS, Destination, is_float, matvec
 from garzone.kernels.gpu.quants import Quant, block_elements
 from garzone.kernels.launch import count, launch, start
 from garzone.kernels.layouts import BLOCK, GGMLType
@@ -153,11 +153,11 @@ class _Linear:
         )
         offset = 0
         for weights in self._weights:
-            target = Target(width, offset, tuple(is_whole for is_whole, _ in addends))
+            destination = Destination(width, offset, tuple(is_whole for is_whole, _ in addends))
             form = self._form(weights, rows)
             if form not in prepared:
                 prepared[form] = self._prepare(x, step, rows, form)
-            kernel = self._product(weights, rows, target, fused=fused)
+            kernel = self._product(weights, rows, destination, fused=fused)
             added = [tensor for _, tensor in addends if tensor is not None]
             out = _run(kernel, step, out, weights.tensor, prepared[form], *added)[0]
             offset += weights.rows
@@ -190,9 +190,9 @@ class _Linear:
         )
         return _run(kernel, step, out, x, *([] if self._norm is None else [self._norm]))[0]
 
-    def _product(self, weights: Weights, rows: int, target: Target, *, fused: bool) -> Kernel:
+    def _product(self, weights: Weights, rows: int, destination: Destination, *, fused: bool) -> Kernel:
         if self._uses_gemm(weights, rows):
-            return gemm(weights.quant, (weights.rows, weights.columns, rows), self._intrinsics, target)
+            return gemm(weights.quant, (weights.rows, weights.columns, rows), self._intrinsics, destination)
         return matvec(
             weights.quant,
             weights.rows,
@@ -200,7 +200,7 @@ class _Linear:
             self._intrinsics,
             num_tokens=rows,
             gated=fused,
-            target=target,
+            destination=destination,
         )
 
 
