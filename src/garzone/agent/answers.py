@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from garzone.agent.context import Target
 from garzone.agent.events import CandidateText, Listener
-from garzone.agent.kinds import Attempt, Kind, Material
+from garzone.agent.kinds import Attempt, Kind, Material, Style
 from garzone.core.chat import Message
 from garzone.core.errors import ContextTooSmall, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
@@ -25,21 +26,33 @@ DEFAULT_CONTEXT_TOKENS = 4096  # where a backend does not know; Ollama's own def
 MAX_CONTEXT_TOKENS = 8192
 TEMPLATE_TOKENS = 48  # what a chat template puts around a few messages, system turn included
 MIN_ANSWER_TOKENS = 192
+SMALL_PARAMETERS = 1e9  # measured at 135M (kinds.Style); from 1.5B on, failing tests are known to help (EVIDENCE)
 RETRY_DELAYS_S = (0.5, 2.0, 5.0)  # for a queue that is full for a moment
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a task may use of a model."""
+    """What a task may use of a model. `small` models are asked in fewer words."""
 
     model: str
     context_tokens: int
+    small: bool = False
 
     @classmethod
     def of(cls, task: Task, details: ModelDetails) -> Budget:
         """The model's context, within what a bounded task needs."""
         available = details.context_tokens or DEFAULT_CONTEXT_TOKENS
-        return cls(task.model or details.name, min(available, MAX_CONTEXT_TOKENS))
+        size = num_parameters(details)
+        small = size is not None and size < SMALL_PARAMETERS
+        return cls(task.model or details.name, min(available, MAX_CONTEXT_TOKENS), small)
+
+
+def num_parameters(details: ModelDetails) -> float | None:
+    """How large a model is, from what its metadata or else its name says (`134.52M`, `qwen2.5-coder:7b`)."""
+    for text in (details.parameter_size, details.name):
+        if found := re.search(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([MmBb])(?![a-zA-Z])", text):
+            return float(found[1]) * (1e6 if found[2] in "Mm" else 1e9)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,19 @@ class Prompt:
     messages: tuple[Message, ...]
     num_tokens: int
     answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a candidate is asked for. `target` is one that `Writer.prepare` returned.
+
+    `attempt` is an earlier answer to repair; where it does not fit the context any more, the first prompt is used.
+    """
+
+    target: Target
+    temperature: float
+    style: Style
+    attempt: Attempt | None = None
 
 
 class Writer:
@@ -61,8 +87,13 @@ class Writer:
         self._generator = generator
         self._budget = budget
         self._tell = tell
-        self._prompts: dict[str, Prompt] = {}
-        self._brief: dict[str, Prompt] = {}
+        self._prompts: dict[tuple[str, Style], Prompt] = {}
+
+    @property
+    def styles(self) -> tuple[Style, ...]:
+        """How this model is asked, candidate after candidate, over and over."""
+        full, brief, bare = Style.FULL, Style.BRIEF, Style.BARE
+        return (bare, brief, full, bare) if self._budget.small else (full, full, brief, full)
 
     async def prepare(self, task: Task, targets: list[Target], materials: Sequence[Material]) -> list[Target]:
         """Make the first prompts, and leave out targets that do not fit.
@@ -77,9 +108,8 @@ class Writer:
         fitting: list[Target] = []
         for target, material in zip(targets, materials, strict=True):
             try:
-                prompt = self._prompts[target.label] = await self._fitted(task, target, material)
-                brief = self.kind.ask_briefly(task, target)
-                self._brief[target.label] = Prompt(brief, await self._count_all(brief), prompt.answer_tokens)
+                for style in Style:
+                    self._prompts[target.label, style] = await self._fitted(task, target, material, style)
                 fitting.append(target)
             except ContextTooSmall as misfit:
                 misfits.append(misfit)
@@ -87,12 +117,12 @@ class Writer:
             raise min(misfits, key=lambda misfit: misfit.needed_tokens)
         return fitting
 
-    async def _fitted(self, task: Task, target: Target, material: Material) -> Prompt:
+    async def _fitted(self, task: Task, target: Target, material: Material, style: Style) -> Prompt:
         needed = 0
         # a rewritten function is about as long as it was; twice that leaves room for a changed mind and some prose
         answer_tokens = max(2 * await self._count(target.code) + 64, MIN_ANSWER_TOKENS)
         for less, left_out in _ever_less(material):
-            messages = self.kind.ask(task, target, less)
+            messages = self.kind.ask(task, target, less, style)
             num_tokens = await self._count_all(messages)
             needed = num_tokens + answer_tokens
             if needed <= self._budget.context_tokens:
@@ -103,22 +133,18 @@ class Writer:
                 return Prompt(messages, num_tokens, answer_tokens)
         raise ContextTooSmall(needed, self._budget.context_tokens, self._budget.model)
 
-    async def write(self, number: int, target: Target, attempt: Attempt | None, temperature: float) -> str:
+    async def write(self, number: int, asked: Asked) -> str:
         """One answer. Ends as soon as it holds a complete candidate.
-
-        First prompts come in two lengths, in turns: larger models make use of tests and output, while SmolLM2-135M
-        repairs 46 of 114 small bugs from the brief one and 25 from the full one, and not the same ones.
 
         Args:
             number: of the candidate, from 1; also the seed, so that a task can be repeated.
-            target: one that `prepare` returned.
-            attempt: an earlier answer to repair; where it does not fit any more, the first prompt is used.
-            temperature: of the sampler.
+            asked: for what, and how.
         """
-        prompt = (self._prompts if number % 2 or attempt else self._brief)[target.label]
+        target, temperature = asked.target, asked.temperature
+        prompt = self._prompts[target.label, asked.style]
         messages, num_tokens = prompt.messages, prompt.num_tokens
-        if attempt is not None:
-            again = self.kind.ask_again(messages, target, attempt)
+        if asked.attempt is not None:
+            again = self.kind.ask_again(messages, target, asked.attempt)
             num_again = await self._count_all(again)
             if num_again + prompt.answer_tokens <= self._budget.context_tokens:
                 messages, num_tokens = again, num_again

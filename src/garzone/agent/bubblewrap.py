@@ -136,7 +136,7 @@ class BubblewrapSandbox:
             *self._as_user(uid),
             *limited(command, limits, inside / view.start_in),
         ]
-        result = await run_bounded(arguments, limits)
+        result = await run_bounded(arguments, limits, leaves_children=False)
         if result.exit_code == 1 and result.output.startswith("bwrap: "):
             raise SandboxUnavailable(f"the sandbox could not be built: {result.output.strip()}")
         return result

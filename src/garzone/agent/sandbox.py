@@ -109,8 +109,16 @@ async def run_bounded(
     limits: SandboxLimits,
     *,
     environment: Mapping[str, str] | None = None,
+    leaves_children: bool = True,
 ) -> SandboxResult:
     """Run a program in its own process group until it ends, its time is over or its output floods; then kill the group.
+
+    Args:
+        argv: the program and its arguments.
+        limits: of time and output; the others are the program's own business.
+        environment: the whole of it; None is ours.
+        leaves_children: kill the group also after the program has ended by itself. Not for a program that cannot leave
+            anything behind: its number may by then belong to somebody else.
 
     Raises:
         SandboxUnavailable: the program cannot be started at all.
@@ -139,7 +147,8 @@ async def run_bounded(
         await asyncio.wait({waiter}, timeout=limits.wall_s)
         timed_out = not waiter.done()
     finally:
-        _kill_group(process)
+        if leaves_children or not waiter.done():
+            _kill_group(process)
         await waiter  # also when cancelled: nobody may find it still writing
         await asyncio.wait({reader}, timeout=DRAIN_S)
         reader.cancel()

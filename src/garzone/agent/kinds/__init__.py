@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from garzone.agent.context import FailingTest, Target
@@ -30,15 +31,24 @@ class Attempt:
     reason: str = ""
 
 
+class Style(Enum):
+    """How much a first prompt says: all there is; instruction and code; the code alone.
+
+    Larger models make use of tests and output. The smallest are distracted by them, and repair different bugs from each
+    style: SmolLM2-135M 46 of 114 small bugs from the brief one and 25 from the full one; and, of six bugs in six
+    samples each, 22 of 36 from the bare one, 16 from the full one.
+    """
+
+    FULL = "full"
+    BRIEF = "brief"
+    BARE = "bare"
+
+
 class Kind(Protocol):
     """A kind of task."""
 
-    def ask(self, task: Task, target: Target, material: Material) -> tuple[Message, ...]:
+    def ask(self, task: Task, target: Target, material: Material, style: Style) -> tuple[Message, ...]:
         """The first prompt. What stays the same over candidates and rounds comes first."""
-        ...
-
-    def ask_briefly(self, task: Task, target: Target) -> tuple[Message, ...]:
-        """The first prompt with nothing but the instruction and the target: what the smallest models read best."""
         ...
 
     def ask_again(self, first: tuple[Message, ...], target: Target, attempt: Attempt) -> tuple[Message, ...]:

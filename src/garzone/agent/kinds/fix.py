@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from garzone.agent.context import Target
 from garzone.agent.edit import Edited, EditMiss, code_blocks, replace_file, replace_function
-from garzone.agent.kinds import Attempt, Material
+from garzone.agent.kinds import Attempt, Material, Style
 from garzone.agent.prompts import fenced, render
 from garzone.core.chat import Message, Role
 from garzone.core.task import Task
@@ -28,10 +28,10 @@ NO_INSTRUCTION = "Repair the code so that the failing check passes."
 class Fix:
     """Asks for the whole function where one can be told, else for the whole file."""
 
-    def ask(self, task: Task, target: Target, material: Material) -> tuple[Message, ...]:
+    def ask(self, task: Task, target: Target, material: Material, style: Style) -> tuple[Message, ...]:
         """The first prompt."""
         text = render(
-            "fix",
+            {Style.FULL: "fix", Style.BRIEF: "fix_brief", Style.BARE: "fix_bare"}[style],
             instruction=task.instruction.strip() or NO_INSTRUCTION,
             path=target.path,
             language=_language(target),
@@ -40,17 +40,6 @@ class Fix:
             tests=material.tests,
             output=material.output,
             definitions=material.definitions,
-        )
-        return (Message.of(Role.USER, text),)
-
-    def ask_briefly(self, task: Task, target: Target) -> tuple[Message, ...]:
-        """The instruction and the code, no test and no output."""
-        text = render(
-            "fix_brief",
-            instruction=task.instruction.strip() or NO_INSTRUCTION,
-            language=_language(target),
-            function=target.span.name if target.span else None,
-            code=target.shown,
         )
         return (Message.of(Role.USER, text),)
 
