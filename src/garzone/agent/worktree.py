@@ -235,15 +235,21 @@ def remove_tree(path: Path) -> None:
 
 
 def _sweep(git: Git) -> None:
-    """Remove worktrees that a killed garzone left behind."""
-    for line in git.text("worktree", "list", "--porcelain").splitlines():
-        if not line.startswith("worktree "):
-            continue
-        home = Path(line.removeprefix("worktree ")).parent
+    """Remove what a killed garzone left behind: of this repository wherever it is, of others in the temporary folder."""
+    listed = [line for line in git.text("worktree", "list", "--porcelain").splitlines() if line.startswith("worktree ")]
+    homes = [Path(line.removeprefix("worktree ")).parent for line in listed]
+    for home in dict.fromkeys([*homes, *Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*")]):
         owner = home.name.removeprefix(PREFIX).partition("-")[0]
-        if home.name.startswith(PREFIX) and owner.isdigit() and not _alive(int(owner)):
+        if home.name.startswith(PREFIX) and owner.isdigit() and not _alive(int(owner)) and _is_ours(home):
             remove_tree(home)
     git.run("worktree", "prune")
+
+
+def _is_ours(home: Path) -> bool:
+    try:
+        return home.lstat().st_uid == os.geteuid() and not home.is_symlink()
+    except OSError:
+        return False  # another garzone was quicker
 
 
 def _alive(process_id: int) -> bool:
