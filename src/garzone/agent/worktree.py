@@ -235,7 +235,7 @@ def remove_tree(path: Path) -> None:
 
 
 def _sweep(git: Git) -> None:
-    """Remove what a killed garzone left behind: of this repository wherever it is, of others in the temporary folder."""
+    """Remove what a killed garzone left behind: of this repository, and of others in the temporary folder."""
     listed = [line for line in git.text("worktree", "list", "--porcelain").splitlines() if line.startswith("worktree ")]
     homes = [Path(line.removeprefix("worktree ")).parent for line in listed]
     for home in dict.fromkeys([*homes, *Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*")]):
