@@ -99,7 +99,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         LedgerError: the database belongs to another program, or was written by a newer garzone.
         sqlite3.Error: it cannot be read or written.
     """
-    if _version(connection) == len(MIGRATIONS):
+    connection.execute("BEGIN")  # one snapshot: another thread may commit its migration between two reads
+    try:
+        current = _version(connection)
+    finally:
+        connection.execute("ROLLBACK")
+    if current == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")  # another process may be migrating: decide under the write lock
     try:
@@ -116,7 +121,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    """How many steps this database has taken; 0 for an empty file."""
+    """How many steps this database has taken; 0 for an empty file. To be called inside a transaction."""
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id != APPLICATION_ID:
