@@ -19,9 +19,10 @@ from garzone.core.errors import (
     ModelNotFound,
     Overloaded,
     RunnerCrashed,
+    Unsupported,
     UnsupportedModel,
 )
-from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams
+from garzone.core.generation import Delta, FinishReason, GenerateRequest, Grammar, GrammarKind, SamplingParams
 from garzone.runner.process import RunnerPool
 from tests.runner.conftest import MakePool
 
@@ -337,6 +338,8 @@ UNSUPPORTED = {
     "images": {"messages": (Message(Role.USER, (ImagePart(b"x", "image/png"),)),)},
     "suffix": {"prompt": "x", "suffix": "y"},
     "format": {"prompt": "x", "output_schema": {}},
+    "grammar": {"prompt": "x", "grammar": Grammar(GrammarKind.REGEX, "a+")},
+    "logprobs": {"prompt": "x", "logprobs": 0},
     "template": {"prompt": "x", "template": "{{ if .System }}{{ .System }}{{ end }}"},
 }
 
@@ -383,6 +386,6 @@ async def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
     make_pool: MakePool, model: str, fields: dict[str, object]
 ) -> None:
     pool = make_pool()
-    with pytest.raises(InvalidRequest, match=r"support|template"):
+    with pytest.raises((InvalidRequest, Unsupported), match=r"support|template"):
         await collect(pool, GenerateRequest(model, **fields))  # pyright: ignore[reportArgumentType]
     assert not pool.loaded()

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from garzone.core.chat import ImagePart, Message, Role, TextPart, ToolCall, ToolSpec
 from garzone.core.errors import ContextOverflow, GenerationFailed, InvalidRequest, RunnerCrashed
-from garzone.core.generation import FinishReason, GenerateRequest, SamplingParams, Usage
+from garzone.core.generation import (
+    ChosenToken,
+    FinishReason,
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from garzone.runner import protocol
 
 TEXT = st.text(max_size=20)
@@ -45,14 +54,19 @@ REQUESTS = st.builds(
     keep_alive_s=st.none() | NUMBER,
     think=st.none() | st.booleans() | TEXT,
     output_schema=st.none() | OBJECT,
+    grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), TEXT),
+    prediction=st.none() | TEXT,
+    logprobs=st.none() | st.integers(0, 20),
 )
+LOGPROB = st.builds(TokenLogprob, TEXT, COUNT, NUMBER, st.binary(max_size=4))
+LOGPROBS = st.lists(st.builds(ChosenToken, LOGPROB, st.lists(LOGPROB, max_size=2).map(tuple)), max_size=2).map(tuple)
 USAGES = st.builds(Usage, COUNT, COUNT, COUNT, NUMBER, NUMBER, NUMBER, st.lists(COUNT, max_size=4).map(tuple))
 FAILURES = st.builds(protocol.Failure, TEXT, TEXT, st.lists(COUNT, max_size=2).map(tuple))
 FRAMES = st.one_of(
     st.builds(protocol.Generate, COUNT, REQUESTS, st.booleans()),
     st.builds(protocol.Load, TEXT, COUNT, TEXT, TEXT),
-    st.builds(protocol.Piece, COUNT, TEXT),
-    st.builds(protocol.Finished, COUNT, TEXT, st.sampled_from(FinishReason), USAGES),
+    st.builds(protocol.Piece, COUNT, TEXT, LOGPROBS),
+    st.builds(protocol.Finished, COUNT, TEXT, st.sampled_from(FinishReason), USAGES, LOGPROBS),
     st.builds(protocol.Failed, COUNT, FAILURES, st.booleans()),
     st.builds(protocol.Cancel, COUNT),
 )

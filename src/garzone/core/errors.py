@@ -6,6 +6,7 @@ Expected outcomes (a candidate that fails its check, an edit that does not apply
       UsageError                      exit 2: the request itself is wrong
         InvalidRequest                a field of an API request is wrong (HTTP 400)
           ContextOverflow             the prompt does not fit the model's context (HTTP 400)
+        Unsupported                   a request that is right, but that this engine or model cannot do (HTTP 501)
         InvalidReference              a model reference that cannot be parsed
         RepositoryError               not a git repository, dirty tree, missing file
         CheckNotFound                 the check's command does not exist in the sandbox
@@ -53,6 +54,10 @@ class ContextOverflow(InvalidRequest):
         super().__init__(f"prompt is too long: {prompt_tokens} tokens > {max_tokens} maximum context length")
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
+
+
+class Unsupported(UsageError):
+    """The request is well-formed, but this engine, model or device cannot do what it asks for."""
 
 
 class InvalidReference(UsageError):

@@ -23,15 +23,17 @@ class FinishReason(Enum):
 class SamplingParams:
     """How the next token is chosen. Defaults are Ollama's (WIRE.md, options defaults).
 
-    `temperature` 0 is greedy. `top_k` 0 means no limit, `top_p` 1.0 and `min_p` 0.0 switch those filters off.
-    `repeat_penalty` looks at the last `repeat_last_n` tokens (0: none, -1: the whole context). `max_tokens` None
-    means up to the end of the context. `seed` None means a fresh one per request.
+    `temperature` 0 is greedy. `top_k` 0 means no limit, `top_p` 1.0, `min_p` 0.0 and `typical_p` 1.0 switch those
+    filters off. `repeat_penalty` looks at the last `repeat_last_n` tokens (0: none, -1: the whole context).
+    `max_tokens` None means up to the end of the context. `seed` None means a fresh one per request. `num_keep` tokens
+    at the beginning stay when a full context is shifted (`GenerateRequest.shift`); -1 keeps the whole prompt.
     """
 
     temperature: float = 0.8
     top_k: int = 40
     top_p: float = 0.9
     min_p: float = 0.0
+    typical_p: float = 1.0
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
@@ -39,6 +41,27 @@ class SamplingParams:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    num_keep: int = 0
+
+
+class GrammarKind(Enum):
+    """In which language a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer may look like. `source` is a JSON schema as JSON text, a regex, or a Lark grammar.
+
+    The whole answer matches it, after any thoughts. Lark as llguidance reads it: `%json {...}`, and
+    `%regex {"substring_chunks": [...]}` for text that is in a given file.
+    """
+
+    kind: GrammarKind
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +74,14 @@ class GenerateRequest:
     `num_ctx` caps the context in tokens; None means the model's default here. `keep_alive_s` is how long the model
     stays loaded afterwards: negative for ever, 0 unload at once, None the server's default.
     `truncate` allows dropping the oldest messages when the prompt does not fit; False makes it ContextOverflow.
-    `output_schema` is a JSON schema the answer must match ({} for any JSON); None leaves it free.
+    `output_schema` is a JSON schema the answer must match ({} for any JSON); None leaves it free. `grammar` says the
+    same in other languages; at most one of the two is given.
+    `suffix` is the text after the gap that the answer fills: `prompt` and it are rendered with the model's own
+    fill-in-the-middle tokens.
+    `draft` allows guessing several tokens ahead and checking them at once, which changes speed but no answer;
+    `prediction` is text that the answer will largely repeat (the file that is being edited), to guess from.
+    `logprobs` asks for the log probability of each token and of so many alternatives; None for none of it.
+    `shift` lets an answer that fills the context go on by forgetting the oldest rows; False ends it with LENGTH.
     """
 
     model: str
@@ -69,6 +99,11 @@ class GenerateRequest:
     think: bool | str | None = None
     truncate: bool = True
     output_schema: Mapping[str, Any] | None = None
+    grammar: Grammar | None = None
+    draft: bool = True
+    prediction: str | None = None
+    logprobs: int | None = None
+    shift: bool = False
 
     @property
     def load_only(self) -> bool:
@@ -80,7 +115,8 @@ class GenerateRequest:
 class Usage:
     """What a finished request cost. `prompt_tokens` includes `cached_tokens`; durations are in milliseconds.
 
-    `context` is prompt and answer as token ids, for clients that send it back.
+    `context` is prompt and answer as token ids, for clients that send it back. Of `drafted_tokens` guesses,
+    `accepted_tokens` were right.
     """
 
     prompt_tokens: int = 0
@@ -90,17 +126,65 @@ class Usage:
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     context: tuple[int, ...] = ()
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was chosen or could have been, with its natural log probability before any filter or penalty.
+
+    `token` is its text with U+FFFD where its bytes are not whole characters, `bytes_` are the bytes.
+    """
+
+    token: str
+    token_id: int
+    logprob: float
+    bytes_: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenToken:
+    """One token of the answer, and the most probable ones in its place, best first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer. The last one carries `finish_reason` and `usage`; only the last does."""
+    """A piece of an answer. The last one carries `finish_reason` and `usage`; only the last does.
+
+    `logprobs` are those of the tokens generated since the last Delta, where the request asked for them; text may come
+    later than its tokens do (stop strings and thoughts are held back), so the two do not line up piece by piece.
+    """
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[ChosenToken, ...] = ()
+
+
+class Pooling(Enum):
+    """How the states of a text's tokens become one vector.
+
+    LAST is the last token's, as embedding models of the Qwen family are trained; MEAN the average of all.
+    """
+
+    MEAN = "mean"
+    LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector a text, in the texts' order, of length 1 each; and how many tokens each text had."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    num_tokens: tuple[int, ...]
+    load_ms: float = 0.0
+    embed_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from garzone.core.generation import Delta, GenerateRequest, LoadedModel, ModelDetails, ServedBy
+from garzone.core.generation import (
+    Delta,
+    Embeddings,
+    GenerateRequest,
+    LoadedModel,
+    ModelDetails,
+    Pooling,
+    ServedBy,
+)
 
 
 class TextGenerator(Protocol):
@@ -20,6 +28,7 @@ class TextGenerator(Protocol):
 
         Raises:
             ModelNotFound, InvalidRequest, ContextOverflow, BackendUnavailable, GenerationFailed, Overloaded.
+            Unsupported: the request asks for something this backend or model cannot do.
         """
         ...
 
@@ -37,6 +46,36 @@ class TextGenerator(Protocol):
 
     async def aclose(self) -> None:
         """Release connections and processes."""
+        ...
+
+
+class Embedder(Protocol):
+    """Something that turns texts into vectors."""
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        keep_alive_s: float | None = None,
+    ) -> Embeddings:
+        """One vector of length 1 for each text.
+
+        Args:
+            model: as in a GenerateRequest.
+            inputs: the texts; none of them empty.
+            pooling: None for what the model's metadata says, MEAN where it says nothing.
+            truncate: cut texts that are longer than the context; False makes them ContextOverflow.
+            dimensions: keep so many leading numbers of each vector, and make it of length 1 again.
+            keep_alive_s: as in a GenerateRequest.
+
+        Raises:
+            ModelNotFound, InvalidRequest, ContextOverflow, BackendUnavailable, GenerationFailed, Overloaded.
+            Unsupported: this backend or model cannot.
+        """
         ...
 
 

@@ -129,8 +129,10 @@ class RunnerPool:
                 elif not isinstance(message, Piece):
                     break
                 elif parser is None:
-                    yield Delta(text=message.text)
+                    yield Delta(text=message.text, logprobs=message.logprobs)
                 else:
+                    if message.logprobs:
+                        yield Delta(logprobs=message.logprobs)
                     for delta in parser.push(message.text):
                         num_calls += len(delta.tool_calls)
                         yield delta
@@ -145,7 +147,8 @@ class RunnerPool:
             yield delta
         if num_calls and reason is FinishReason.STOP:
             reason = FinishReason.TOOL_CALLS
-        yield Delta(finish_reason=reason, usage=replace(message.usage, load_ms=load_ms))
+        usage = replace(message.usage, load_ms=load_ms)
+        yield Delta(finish_reason=reason, usage=usage, logprobs=message.logprobs)
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Number of tokens of `text`. Does not wait for the model, nor load it."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from garzone.core import errors
 from garzone.core.errors import ContextOverflow, GarzoneError, GenerationFailed, ModelNotFound
-from garzone.core.generation import FinishReason, GenerateRequest, Usage
+from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
 from garzone.runner import codec
 
 PROTOCOL_VERSION: Final = 1
@@ -138,10 +138,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text, whole UTF-8, that no stop string can take back."""
+    """Text, whole UTF-8, that no stop string can take back; `logprobs` of the tokens since the last one, if asked."""
 
     id: int
     text: str
+    logprobs: tuple[ChosenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class Finished:
     text: str
     finish_reason: FinishReason
     usage: Usage
+    logprobs: tuple[ChosenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 from garzone.core.chat import ImagePart, Message, Role
-from garzone.core.errors import InvalidRequest
+from garzone.core.errors import InvalidRequest, Unsupported
 from garzone.core.generation import GenerateRequest, ModelDetails
 from garzone.text.stream_parser import HARMONY, HARMONY_THINKING, StreamParser, ThinkingTags, format_of_template
 
@@ -24,7 +24,7 @@ def is_go_template(source: str) -> bool:
 
 
 def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
-    """Raise InvalidRequest when this engine with this model cannot do what is asked."""
+    """Raise InvalidRequest or Unsupported when this engine with this model cannot do what is asked."""
     name = details.name
     if any(isinstance(part, ImagePart) for message in request.messages for part in message.content):
         raise InvalidRequest(f"model '{name}' does not support images")
@@ -35,15 +35,17 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
     if request.suffix:
         if "insert" not in details.capabilities:
             raise InvalidRequest(f"model '{name}' does not support insert")
-        raise InvalidRequest(
+        raise Unsupported(
             "suffix: filling in is not supported by the embedded engine yet; "
             "send raw: true with the model's own FIM tokens"
         )
-    if request.output_schema is not None:
-        raise InvalidRequest(
+    if request.output_schema is not None or request.grammar is not None:
+        raise Unsupported(
             "format: structured output is not supported by the embedded engine yet; "
             "leave it out and ask for JSON in words"
         )
+    if request.logprobs is not None:
+        raise Unsupported("logprobs: not supported by the embedded engine yet; leave it out")
     if request.template and is_go_template(request.template):
         raise InvalidRequest(
             "template: this looks like one of Ollama's Go templates, and only Jinja is rendered here; "

@@ -14,6 +14,7 @@ from garzone.core.errors import (
     ModelNotFound,
     Overloaded,
     UnavailableError,
+    Unsupported,
     UsageError,
 )
 from garzone.core.generation import Delta, GenerateRequest, SamplingParams
@@ -57,6 +58,8 @@ class Exchange(Protocol):
 
 def status_of(error: GarzoneError) -> int:
     """The HTTP status that says the same in every dialect."""
+    if isinstance(error, Unsupported):
+        return 501
     if isinstance(error, UsageError):
         return 400
     if isinstance(error, ModelNotFound):
