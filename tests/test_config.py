@@ -64,3 +64,19 @@ def test_a_wrong_number_in_the_environment_names_the_variable(tmp_path: Path) ->
         config.load({"GARZONE_HOME": str(tmp_path), "GARZONE_NUM_CTX": "many"})
     with pytest.raises(UsageError, match="OLLAMA_HOST"):
         config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_HOST": "x:notaport"})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("300", 300.0), ("5m", 300.0), ("1h30m", 5400.0), ("-1", -1.0), ("-1s", -1.0), ("0.5s", 0.5)]
+)
+def test_durations_are_understood_as_ollama_writes_them(tmp_path: Path, value: str, seconds: float) -> None:
+    settings = config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_KEEP_ALIVE": value})
+    assert settings.keep_alive_s == seconds
+
+
+def test_a_key_is_read_from_the_environment_and_never_shown(tmp_path: Path) -> None:
+    settings = config.load({"GARZONE_HOME": str(tmp_path), "GARZONE_API_KEY": "s3cret"})
+    assert settings.api_key == "s3cret"
+    assert "s3cret" not in repr(settings)
+    with pytest.raises(UsageError, match="OLLAMA_KEEP_ALIVE='soon'"):
+        config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_KEEP_ALIVE": "soon"})

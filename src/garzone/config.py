@@ -6,11 +6,13 @@ The only reader of the environment. Opens one file at most, and only when `load`
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -21,6 +23,9 @@ from garzone.core.errors import UsageError
 
 DEFAULT_MODEL = "qwen2.5-coder:7b"
 DEFAULT_PYPI_INDEX = "https://pypi.org/simple/"
+_STEP = re.compile(r"([0-9.]+)(ms|h|m|s)")
+_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|h|m|s))+")
+_UNIT_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_PORT = 11434  # Ollama's, so that clients need no configuration
 
 
@@ -32,7 +37,10 @@ class Settings:
     (`AMD`, `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is
     loaded with when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays
     loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine. `max_loaded`
-    models are in memory at once; `origins` are web pages that may call the server besides local ones.
+    models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
+    `origins` are web pages that may call the server besides local ones. `api_key` must come with every request, ""
+    asks for none. `request_timeout_s` ends a request that takes longer (0: none does), `shutdown_grace_s` is how long
+    answers in flight may take to end when the server stops.
     """
 
     home: Path
@@ -46,9 +54,13 @@ class Settings:
     max_queue: int = 512
     load_timeout_s: float = 300.0
     backend: str | None = None
-    max_loaded: int = 2
+    max_loaded: int = 3
+    max_memory_bytes: int = 0
     origins: tuple[str, ...] = ()
     pypi_index: str = ""
+    api_key: str = field(default="", repr=False)
+    request_timeout_s: float = 0.0
+    shutdown_grace_s: float = 5.0
 
     @property
     def ledger_path(self) -> Path:
@@ -84,7 +96,13 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         ("GARZONE_BACKEND", "backend", str),
         ("GARZONE_NUM_CTX", "num_ctx", int),
         ("OLLAMA_MAX_LOADED_MODELS", "max_loaded", int),
+        ("OLLAMA_MAX_QUEUE", "max_queue", int),
+        ("OLLAMA_KEEP_ALIVE", "keep_alive_s", _duration_s),
+        ("OLLAMA_LOAD_TIMEOUT", "load_timeout_s", _duration_s),
         ("OLLAMA_ORIGINS", "origins", _words),
+        ("GARZONE_API_KEY", "api_key", str),
+        ("GARZONE_MAX_MEMORY_BYTES", "max_memory_bytes", int),
+        ("GARZONE_REQUEST_TIMEOUT", "request_timeout_s", _duration_s),
     ):
         if value := env.get(variable):
             try:
@@ -162,6 +180,16 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _duration_s(value: str) -> float:
+    """Seconds, or one of Go's durations (`1h30m`, `-1s`), as Ollama's variables have them."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    sign, text = (-1, value[1:]) if value.startswith("-") else (1, value)
+    if not _DURATION.fullmatch(text):
+        raise ValueError("not a number of seconds or a duration such as 5m")
+    return sign * sum(float(amount) * _UNIT_S[unit] for amount, unit in _STEP.findall(text))
 
 
 def _host_and_port(value: str) -> dict[str, Any]:

@@ -52,13 +52,16 @@ async def make_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # so that the processes find the stand-in
     pools: list[RunnerPool] = []
 
-    def make(*, max_loaded: int = 2, stall_timeout_s: float = 60.0, **settings: object) -> RunnerPool:
+    def make(
+        *, max_loaded: int = 2, stall_timeout_s: float = 60.0, ping_interval_s: float = 10.0, **settings: object
+    ) -> RunnerPool:
         pool = RunnerPool(
             ListStore(*TOYS),
             Settings(home=tmp_path, models_dir=tmp_path, **settings),  # pyright: ignore[reportArgumentType]
             engine=STAND_IN,
             max_loaded=max_loaded,
             stall_timeout_s=stall_timeout_s,
+            ping_interval_s=ping_interval_s,
         )
         pools.append(pool)
         return pool

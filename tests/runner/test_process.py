@@ -186,6 +186,27 @@ async def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool
     assert len(pids()) == 2
 
 
+async def test_models_that_do_not_fit_the_device_together_take_turns(make_pool: MakePool) -> None:
+    pool = make_pool(max_loaded=3, max_memory_bytes=200 << 20)  # less than what is set aside for one
+    for model in ("toy", "other"):
+        assert await text(pool, ask(model=model)), "one that is alone may always try"
+    assert [one.details.name for one in pool.loaded()] == ["other"]
+    roomy = make_pool(max_loaded=3, max_memory_bytes=2 << 30)
+    for model in ("toy", "other"):
+        await text(roomy, ask(model=model))
+    assert [one.details.name for one in roomy.loaded()] == ["other", "toy"]
+
+
+async def test_a_process_that_is_frozen_while_idle_is_killed(make_pool: MakePool) -> None:
+    pool = make_pool(ping_interval_s=0.05)
+    before = await text(pool, ask())
+    (pid,) = pids()
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: not pool.loaded())
+    await eventually(lambda: pid not in pids())
+    assert await text(pool, ask()) == before
+
+
 async def test_a_model_in_use_is_not_thrown_out(make_pool: MakePool) -> None:
     pool = make_pool(max_loaded=1)
     busy = asyncio.create_task(text(pool, ask("SLOW", max_tokens=30)))

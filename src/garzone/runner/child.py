@@ -30,6 +30,8 @@ from garzone.runner.protocol import (
     LoadFailed,
     Message,
     Piece,
+    Ping,
+    Pong,
     Progress,
     ProtocolError,
     Shutdown,
@@ -41,15 +43,27 @@ LOG_LINES = 200  # of the process's stderr, kept for error messages
 SHOWN_LOG_LINES = 5
 READ_BYTES = 1 << 18
 LEAVE_S = 5.0  # between asking a process to leave and killing it
+PING_INTERVAL_S = 10.0
+MISSED_PINGS = 6  # unanswered in a row, after which a process counts as frozen
 _log = logging.getLogger(__name__)
 
 
 class RunnerProcess:
     """A runner process. Made by `start`, good for one `load`, then for answers one after the other."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        *,
+        stall_timeout_s: float,
+        ping_interval_s: float = PING_INTERVAL_S,
+    ) -> None:
         self._process = process
         self._stall_timeout_s = stall_timeout_s
+        self._ping_interval_s = ping_interval_s
+        self._num_missed = 0
+        self._beats = 0
+        self._pinger: asyncio.TimerHandle | None = None
         self._last_heard = time.monotonic()
         self._stderr: deque[str] = deque(maxlen=LOG_LINES)
         self._next_id = 0
@@ -64,7 +78,9 @@ class RunnerProcess:
         ]
 
     @classmethod
-    async def start(cls, engine: str, *, stall_timeout_s: float) -> RunnerProcess:
+    async def start(
+        cls, engine: str, *, stall_timeout_s: float, ping_interval_s: float = PING_INTERVAL_S
+    ) -> RunnerProcess:
         """Start the process, in a session of its own: Ctrl-C in the terminal is for the server to act on.
 
         `engine` is the `module:function` inside the process that loads a model.
@@ -81,7 +97,7 @@ class RunnerProcess:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        return cls(process, stall_timeout_s=stall_timeout_s)
+        return cls(process, stall_timeout_s=stall_timeout_s, ping_interval_s=ping_interval_s)
 
     @property
     def pid(self) -> int:
@@ -112,6 +128,7 @@ class RunnerProcess:
         if isinstance(message, LoadFailed):
             raise message.failure.to_exception()
         assert isinstance(message, Loaded)
+        self._ping()
         return message
 
     def begin(self, request: GenerateRequest, *, keep_special: bool = False) -> Answer:
@@ -178,6 +195,8 @@ class RunnerProcess:
     def _fail(self, error: GarzoneError) -> None:
         """Everybody who waits for this process learns that it is of no more use."""
         self._failed = self._failed or error
+        if self._pinger is not None:
+            self._pinger.cancel()
         for queue in self._answers.values():
             queue.put_nowait(error)
         if not self._loading.done():
@@ -190,7 +209,6 @@ class RunnerProcess:
         reason = ""
         try:
             while data := await self._process.stdout.read(READ_BYTES):
-                self._last_heard = time.monotonic()
                 for message in map(parse, decoder.push(data)):
                     self._deliver(message)
         except ProtocolError as error:
@@ -202,6 +220,12 @@ class RunnerProcess:
         self._fail(RunnerCrashed(f"the model's process {_ending(code)}{reason}.{self._log_tail()}"))
 
     def _deliver(self, message: Message) -> None:
+        if isinstance(message, Pong):
+            self._num_missed = 0
+            if message.beats != self._beats:
+                self._beats, self._last_heard = message.beats, time.monotonic()
+            return
+        self._last_heard = time.monotonic()
         if isinstance(message, Accepted | Progress | Piece | Finished | Failed):
             queue = self._answers.get(message.id)
             if queue is not None and not isinstance(message, Progress):
@@ -239,6 +263,22 @@ class RunnerProcess:
         limit = f"{self._stall_timeout_s:g} s"
         self._fail(RunnerCrashed(f"the model's process made no progress for {limit} and was killed.{self._log_tail()}"))
         self.kill()
+
+    def _ping(self) -> None:
+        """Ask whether the process is there, and kill it when it has not answered several times.
+
+        Counted, not timed: while this machine sleeps, or this process is stopped, nobody asks.
+        """
+        if self._failed is not None:
+            return
+        if self._num_missed >= MISSED_PINGS:
+            silent = f"{self._num_missed * self._ping_interval_s:g} s"
+            self._fail(RunnerCrashed(f"the model's process is frozen: no answer for {silent}; it was killed."))
+            self.kill()
+            return
+        self._num_missed += 1
+        self._send(Ping())
+        self._pinger = asyncio.get_running_loop().call_later(self._ping_interval_s, self._ping)
 
     def _log_tail(self) -> str:
         lines = [line for line in self._stderr if line.strip()][-SHOWN_LOG_LINES:]

@@ -31,6 +31,8 @@ from garzone.runner.protocol import (
     Loaded,
     LoadFailed,
     Message,
+    Ping,
+    Pong,
     Shutdown,
     encode,
     parse,
@@ -44,19 +46,25 @@ LoadModel = Callable[[Load], Model]
 
 
 class Channel:
-    """Both directions of the pipe. `inbox` holds what is to be done, in order; cancellations overtake it."""
+    """Both directions of the pipe. `inbox` holds what is to be done, in order; cancellations overtake it.
+
+    `beats` goes up with every step of the engine: what the server asks for, to tell one that hangs from one that works.
+    """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._incoming, self._outgoing = incoming, outgoing
         self._cancelled: set[int] = set()
         self._closed = threading.Event()
+        self._sending = threading.Lock()
+        self.beats = 0
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
     def send(self, message: Message) -> None:
         """Write one frame; waits while the pipe is full."""
         frame = memoryview(encode(message))
-        while frame:
-            frame = frame[os.write(self._outgoing, frame) :]
+        with self._sending:  # both threads write
+            while frame:
+                frame = frame[os.write(self._outgoing, frame) :]
 
     def cancelled(self, number: int) -> bool:
         """True when request `number` is no longer wanted."""
@@ -70,6 +78,8 @@ class Channel:
                 for message in map(parse, decoder.push(data)):
                     if isinstance(message, Cancel):
                         self._cancelled.add(message.id)
+                    elif isinstance(message, Ping):
+                        self.send(Pong(self.beats))
                     else:
                         self.inbox.put(message)
         finally:
@@ -108,6 +118,7 @@ def _answer(channel: Channel, slot: Slot, message: Generate) -> bool:
     """Answer one request; True when the engine can no longer be trusted."""
 
     def cancelled() -> bool:
+        channel.beats += 1  # asked once a step
         return channel.cancelled(message.id)
 
     try:

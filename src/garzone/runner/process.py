@@ -25,7 +25,9 @@ from garzone.core.generation import (
     Usage,
 )
 from garzone.core.ports import ModelStore
-from garzone.runner.child import Answer, RunnerProcess
+from garzone.engine.devices import detect
+from garzone.engine.footprint import footprint
+from garzone.runner.child import PING_INTERVAL_S, Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Load, Loaded, Piece
 from garzone.runner.support import check_supported, is_go_template, is_parsed, parser_for, with_model_defaults
@@ -42,6 +44,7 @@ class _Resident:
 
     details: ModelDetails
     keep_alive_s: float
+    estimated_bytes: int = 0  # what it will take of the device, until it is loaded and says itself
     loading: asyncio.Task[tuple[RunnerProcess, Loaded]] | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     num_users: int = 0
@@ -59,6 +62,12 @@ class _Resident:
         return task.result()[0]
 
     @property
+    def memory_bytes(self) -> int:
+        """What it takes of the device's memory."""
+        loaded = self.loading.result()[1] if self.loading is not None and self.process is not None else None
+        return loaded.memory_bytes if loaded is not None else self.estimated_bytes
+
+    @property
     def broken(self) -> bool:
         """True when a new process is needed."""
         return self.loading is not None and self.loading.done() and (self.process is None or not self.process.usable)
@@ -67,8 +76,8 @@ class _Resident:
 class RunnerPool:
     """One process per loaded model, started on first use, restarted when it died, ended when idle for long enough.
 
-    Requests for one model are answered in the order they came. At most `max_loaded` models are in memory; the least
-    recently used idle one makes room. At most `settings.max_queue` requests wait.
+    Requests for one model are answered in the order they came. At most `max_loaded` models are in memory, and no more
+    than fit the device's; the least recently used idle one makes room. At most `settings.max_queue` requests wait.
     """
 
     def __init__(
@@ -79,12 +88,16 @@ class RunnerPool:
         engine: str = DEFAULT_ENGINE,
         max_loaded: int = 2,
         stall_timeout_s: float = 180.0,
+        ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
         self._store = store
         self._settings = settings
         self._engine = engine
         self._max_loaded = max_loaded
         self._stall_timeout_s = stall_timeout_s
+        self._ping_interval_s = ping_interval_s
+        self._memory_bytes = settings.max_memory_bytes  # 0: the device was not asked yet, or does not tell
+        self._memory_asked = bool(settings.max_memory_bytes)
         self._residents: dict[str, _Resident] = {}  # by path of the weights: two names may share them
         self._closing: set[_Resident] = set()
         self._freed = asyncio.Event()
@@ -200,6 +213,11 @@ class RunnerPool:
             )
         return models
 
+    @property
+    def memory_bytes(self) -> int:
+        """What models may take of the device; 0 when that is not known (yet)."""
+        return self._memory_bytes
+
     async def unload(self, model: str) -> bool:
         """Take a model out of memory: at once when idle, else when those who wait for it have their answers."""
         details = await self._find(model)
@@ -244,7 +262,7 @@ class RunnerPool:
                 self._retire(resident)
                 resident = None
             if resident is None:
-                resident = self._residents[details.path] = _Resident(details, keep_alive_s)
+                resident = self._residents[details.path] = _Resident(details, keep_alive_s, self._estimate(details))
                 resident.loading = asyncio.create_task(self._load(resident), name=f"load {details.name}")
                 resident.loading.add_done_callback(_mark_retrieved)
             resident.num_users += 1
@@ -312,12 +330,17 @@ class RunnerPool:
 
     async def _load(self, resident: _Resident) -> tuple[RunnerProcess, Loaded]:
         """Bring a model into memory once there is room. Whoever waits for it may leave; it is loaded all the same."""
-        while not self._has_room():
+        if not self._memory_asked:
+            self._memory_asked = True
+            self._memory_bytes = (await asyncio.to_thread(detect, self._settings.device)).usable_bytes
+        while not self._has_room(resident.estimated_bytes):
             self._freed.clear()
             await self._freed.wait()
         resident.in_memory = True
         details = resident.details
-        process = await RunnerProcess.start(self._engine, stall_timeout_s=self._stall_timeout_s)
+        process = await RunnerProcess.start(
+            self._engine, stall_timeout_s=self._stall_timeout_s, ping_interval_s=self._ping_interval_s
+        )
         try:
             template = "" if is_go_template(details.template) else details.template
             load = Load(details.path, self._num_ctx(details), self._settings.device, template)
@@ -334,10 +357,18 @@ class RunnerPool:
             asyncio.get_running_loop().call_soon(self._start_clock, resident)
         return process, loaded
 
-    def _has_room(self) -> bool:
-        """Whether one more model may be in memory; if not, an idle one is asked to leave."""
-        residents = [*self._residents.values(), *self._closing]
-        if sum(one.in_memory for one in residents) < self._max_loaded:
+    def _estimate(self, details: ModelDetails) -> int:
+        return footprint(details.model_info, details.size_bytes).total_bytes(self._num_ctx(details))
+
+    def _has_room(self, needed_bytes: int) -> bool:
+        """Whether one more model may be in memory; if not, an idle one is asked to leave.
+
+        One that is alone always may: whether it really fits is for the device to say.
+        """
+        present = [one for one in (*self._residents.values(), *self._closing) if one.in_memory]
+        taken = sum(one.memory_bytes for one in present)
+        fits = not self._memory_bytes or taken + needed_bytes <= self._memory_bytes
+        if not present or (fits and len(present) < self._max_loaded):
             return True
         idle = [one for one in self._residents.values() if one.in_memory and one.process and not one.num_users]
         if idle and not self._closing:

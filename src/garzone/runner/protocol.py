@@ -18,7 +18,7 @@ from garzone.core.errors import ContextOverflow, GarzoneError, GenerationFailed,
 from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
 from garzone.runner import codec
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_FRAME_BYTES: Final = 1 << 30  # a conversation full of images; anything longer is noise on the pipe
 _LENGTH = struct.Struct(">I")
 
@@ -60,6 +60,11 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? Answered at once, whatever the engine is doing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Leave."""
 
@@ -72,6 +77,13 @@ class Hello:
     """The first frame."""
 
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The process is there. `beats` counts the engine's steps: it stands still when the engine hangs."""
+
+    beats: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +178,20 @@ class Failed:
 
 
 Message = (
-    Load | Generate | Cancel | Shutdown | Hello | Loaded | LoadFailed | Accepted | Progress | Piece | Finished | Failed
+    Load
+    | Generate
+    | Cancel
+    | Ping
+    | Shutdown
+    | Hello
+    | Pong
+    | Loaded
+    | LoadFailed
+    | Accepted
+    | Progress
+    | Piece
+    | Finished
+    | Failed
 )
 _KINDS: Final[dict[str, type]] = {
     kind.__name__: kind
@@ -174,8 +199,10 @@ _KINDS: Final[dict[str, type]] = {
         Load,
         Generate,
         Cancel,
+        Ping,
         Shutdown,
         Hello,
+        Pong,
         Loaded,
         LoadFailed,
         Accepted,
