@@ -48,7 +48,8 @@ class Task:
 
     `files` are paths relative to `repo`. `check` is a shell command whose exit code 0 means good; None means find
     the project's own, or do without. `backend` None is the embedded engine, otherwise a URL. `timeout_s` bounds the
-    whole task, `check_timeout_s` one run of the check.
+    whole task, `check_timeout_s` one run of the check. `parallel` candidates are written and tried at the same time.
+    `max_tokens` bounds what all candidates together may write (None: only the time does).
     """
 
     id: str
@@ -65,6 +66,8 @@ class Task:
     check_timeout_s: float = 60.0
     apply: bool = False
     unsandboxed: bool = False
+    parallel: int = 4
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,30 @@ class Savings:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding of a review.
+
+    `severity` is `high`, `medium` or `low`; `line` counts from 1 and `quote` is what stands there. `seen` is True when
+    a check in the sandbox showed the claimed bug happening (`check` is its code); otherwise the finding is an opinion.
+    """
+
+    severity: str
+    path: str
+    line: int
+    quote: str
+    reason: str
+    suggestion: str = ""
+    seen: bool = False
+    check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What came of a task. `to_json` is the contract; fields are only ever added.
 
-    `applied` is True when the patch is in the user's working tree, because it was asked for.
+    `applied` is True when the patch is in the user's working tree, because it was asked for. `num_malformed` counts
+    answers that could not be applied. `proof` is what the kind's proof measured (a mutation score, how many inputs were
+    compared), `findings` are a review's, `written_tests` is the text of tests that the model wrote for itself.
     """
 
     task_id: str
@@ -133,6 +156,10 @@ class Report:
     sandboxed: bool = True
     applied: bool = False
     notes: tuple[str, ...] = ()
+    num_malformed: int = 0
+    proof: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    findings: tuple[Finding, ...] = ()
+    written_tests: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document `garzone delegate --json` prints (CONTRACT.md, Report)."""
@@ -181,4 +208,20 @@ class Report:
             "sandboxed": self.sandboxed,
             "applied": self.applied,
             "notes": list(self.notes),
+            "malformed": self.num_malformed,
+            "proof": dict(self.proof),
+            "findings": [
+                {
+                    "severity": finding.severity,
+                    "path": finding.path,
+                    "line": finding.line,
+                    "quote": finding.quote,
+                    "reason": finding.reason,
+                    "suggestion": finding.suggestion,
+                    "status": "seen" if finding.seen else "opinion",
+                    "check": finding.check,
+                }
+                for finding in self.findings
+            ],
+            "written_tests": self.written_tests,
         }
