@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tinygrad.device import Device
+from tinygrad.tensor import Tensor
 
 from garzone.core.errors import DeviceUnavailable
 from garzone.engine.device import kernel_cache_environment, open_device
@@ -54,3 +56,11 @@ def test_kernels_are_kept_where_the_caller_says(tmp_path: Path) -> None:
 def test_a_device_that_is_asked_for_and_missing_is_an_error_that_names_it() -> None:
     with pytest.raises(DeviceUnavailable, match="'WEBCAM' cannot be used"):
         open_device("WEBCAM")
+
+
+def test_a_device_that_failed_does_not_stay_the_default() -> None:
+    default = Device.DEFAULT
+    with pytest.raises(DeviceUnavailable):
+        open_device("WEBCAM")
+    assert default == Device.DEFAULT
+    assert Tensor([1, 2]).sum().item() == 3

@@ -68,11 +68,18 @@ def _open(asked: str) -> str:
     if target.device == "CPU" and target.renderer == "X86" and platform.machine().lower() not in ("x86_64", "amd64"):
         raise DeviceUnavailable("no C compiler was found: install clang")
     # The default too: otherwise tinygrad looks for one by opening every driver it knows, which takes a second.
+    before = DEV.value
     DEV.value = [target]
-    if target.device == "CPU" and not shutil.which("clang"):
-        _log.warning("no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps")
-        _open_cpu_without_clang()
-    _try(target.device)
+    try:
+        if target.device == "CPU" and not shutil.which("clang"):
+            _log.warning(
+                "no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps"
+            )
+            _open_cpu_without_clang()
+        _try(target.device)
+    except BaseException:
+        DEV.value = before  # a device that cannot be used must not stay the default
+        raise
     return target.device
 
 
