@@ -245,3 +245,19 @@ def test_capabilities_are_read_off_template_and_vocabulary(
     source: str, metadata: dict[str, Any] | None, expected: tuple[str, ...]
 ) -> None:
     assert template_capabilities(source, metadata) == expected
+
+
+def test_a_template_that_wants_short_ids_gets_them_the_same_for_the_same_call() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{% if c.id is not defined or c.id|length != 9 %}{{ raise_exception('ids of length 9!') }}{% endif %}{{ c.id }}"
+        "{% endfor %}{% if m.tool_call_id %} {{ m.tool_call_id }}{% endif %}{% endfor %}"
+    )
+    calls = (ToolCall("read", {}, "toolu_0123456789abcdef"),)
+    messages = [
+        Message(Role.ASSISTANT, tool_calls=calls),
+        Message(Role.TOOL, tool_call_id="toolu_0123456789abcdef"),
+    ]
+    one, two = ChatTemplate(source).render(messages).split()
+    assert one == two
+    assert len(one) == 9

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -6,17 +7,17 @@ from hypothesis import strategies as st
 
 from garzone.core.chat import ToolCall, ToolSpec
 from garzone.core.generation import Delta
-from garzone.text.stream_parser import (
+from garzone.text.stream_parser import Parser, StreamParser, parser_of
+from garzone.text.tool_formats import (
     DEEPSEEK,
     HARMONY,
-    HARMONY_THINKING,
     HERMES,
     LLAMA3,
     MISTRAL,
-    StreamParser,
     ThinkingTags,
     ToolFormat,
     format_of_template,
+    thinking_of_template,
 )
 
 TOOLS = (ToolSpec("weather"), ToolSpec("search"))
@@ -44,10 +45,22 @@ WRITTEN = [
     (HERMES, '```json\n{"name": "weather", "arguments": {"city": "Paris"}}\n```'),
     (HERMES, '{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}'),
     (HERMES, '{"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}'),
+    (HERMES, "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>"),
+    (HERMES, "<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>"),
+    (HERMES, '```tool_call\n{"name": "weather", "arguments": {"city": "Paris"}}\n```'),
+    (LLAMA3, '[weather(city="Paris")]'),
+    (LLAMA3, '<|python_tag|>weather.call(city="Paris")'),
+    (LLAMA3, '<function=weather>{"city": "Paris"}</function>'),
+    (LLAMA3, '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'),
+    (MISTRAL, '[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{"city": "Paris"}'),
+    (
+        HARMONY,
+        ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Paris"}'.join(["<|start|>assistant", ""]),
+    ),
 ]
 
 
-def _parse(parser: StreamParser, pieces: list[str]) -> tuple[str, str, list[ToolCall]]:
+def _parse(parser: Parser, pieces: list[str]) -> tuple[str, str, list[ToolCall]]:
     deltas: list[Delta] = []
     for piece in pieces:
         deltas += parser.push(piece)
@@ -61,7 +74,7 @@ def _parse(parser: StreamParser, pieces: list[str]) -> tuple[str, str, list[Tool
 
 @pytest.mark.parametrize(("tool_format", "text"), WRITTEN)
 def test_a_call_is_read_as_each_family_writes_it(tool_format: ToolFormat, text: str) -> None:
-    content, _, calls = _parse(StreamParser(TOOLS, tool_format), [text])
+    content, _, calls = _parse(parser_of(TOOLS, tool_format, None), [text])
     assert content == ""
     assert [(call.name, dict(call.arguments)) for call in calls] == [("weather", PARIS)]
     assert calls[0].id
@@ -69,32 +82,94 @@ def test_a_call_is_read_as_each_family_writes_it(tool_format: ToolFormat, text: 
 
 @pytest.mark.parametrize(("tool_format", "text"), WRITTEN)
 def test_a_call_of_a_tool_that_was_not_offered_stays_text(tool_format: ToolFormat, text: str) -> None:
-    assert _parse(StreamParser([ToolSpec("other")], tool_format), [text]) == (text, "", [])
+    assert _parse(parser_of([ToolSpec("other")], tool_format, None), [text]) == (text, "", [])
 
 
 @pytest.mark.parametrize(("tool_format", "text"), WRITTEN)
 def test_without_tools_nothing_is_a_call(tool_format: ToolFormat, text: str) -> None:
-    assert _parse(StreamParser((), tool_format), [text]) == (text, "", [])
+    assert _parse(parser_of((), tool_format, None), [text]) == (text, "", [])
+
+
+def _pieces(text: str, cuts: list[int]) -> list[str]:
+    cuts = sorted(cuts)
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 @given(st.data())
 def test_any_chunking_gives_the_same_result(data: st.DataObject) -> None:
     tool_format, call = data.draw(st.sampled_from(WRITTEN))
     said = data.draw(st.text(alphabet='ab<>`{"[\n|', max_size=12))
-    text = data.draw(st.sampled_from([call, said + call, call + said, said, f"<think>{said}</think>\n\n{call}"]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    text = data.draw(
+        st.sampled_from(
+            [call, said + call, call + said, said, f"<think>{said}</think>\n\n{call}", f"{said}\n{call}\n{said}",
+             f"{call}\n{call}", f"{said}\n{call}"]
+        )
+    )  # fmt: skip
+    pieces = _pieces(text, data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
 
-    def parser() -> StreamParser:
-        return StreamParser(TOOLS, tool_format, ThinkingTags())
+    def parser() -> Parser:
+        return parser_of(TOOLS, tool_format, ThinkingTags())
 
     assert _parse(parser(), pieces) == _parse(parser(), [text])
+
+
+# What calls, thoughts and channels are made of, in any order: nothing a model writes may raise, or depend on chunks.
+SHARDS = [
+    "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "weather", "search(", "(",
+    ")]", "[", "]", "{", "}", '"', '\\"', '"name"', ": ", '"arguments"', "{}", "\n", "```json\n", "```", "<think>",
+    "</think>", "<function=weather>", "<parameter=city>", "</parameter>", "</function>", "<arg_key>", "</arg_key>",
+    "<arg_value>", "</arg_value>", "<|start|>", "<|channel|>", "analysis", "commentary", " to=functions.weather",
+    "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "function",
+    "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "1e999", "NaN", "null", " ", "x", ",", "<|",
+    "\ud83d", '{"name": "weather", "arguments": {"city": "', '"}}', "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tool_format", [HERMES, LLAMA3, MISTRAL, DEEPSEEK, HARMONY])
+@given(data=st.data())
+def test_hostile_text_never_raises_and_its_chunks_do_not_matter(tool_format: ToolFormat, data: st.DataObject) -> None:
+    text = "".join(data.draw(st.lists(st.sampled_from(SHARDS), max_size=24)))
+    pieces = _pieces(text, data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    tags = data.draw(st.sampled_from([None, ThinkingTags(), ThinkingTags(implied=True)]))
+    whole = _parse(parser_of(TOOLS, tool_format, tags), [text])
+    assert _parse(parser_of(TOOLS, tool_format, tags), pieces) == whole
+    for call in whole[2]:
+        assert call.name in ("weather", "search")
+        json.dumps(dict(call.arguments), allow_nan=False)
 
 
 @given(st.text(alphabet='<tol_ca>/{}"`jsn\n[] x', max_size=60))
 def test_nothing_a_model_wrote_is_lost(text: str) -> None:
     content, _, calls = _parse(StreamParser(TOOLS), [text])
     assert calls or content == text
+
+
+HOSTILE = {
+    "deep": '{"name": ' * 20_000,
+    "lists": "[" * 200_000,
+    "candidates": '{"name":\n' * 20_000,
+    "fences": '```json\n{"name": "x"}\n```\n' * 5_000,
+    "closes": '<tool_call>{"name": "' + "</tool_call>" * 10_000,
+    "parameters": "<tool_call><function=weather>" + "<parameter=" * 20_000 + "</tool_call>",
+    "blanks": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
+    + " " * 100_000
+    + "<｜tool▁call▁end｜>x",
+    "headers": "<|start|>" * 20_000,
+    "half headers": "<|start|>" + "<a" * 50_000,
+    "backslashes": '<tool_call>{"name": "' + "\\" * 100_000 + '"</tool_call>' * 3,
+    "markers": "<tool_call" * 20_000,
+}
+
+
+@pytest.mark.parametrize("tool_format", [HERMES, HARMONY])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_takes_time_in_proportion_to_its_length(tool_format: ToolFormat, text: str) -> None:
+    started = time.process_time()
+    parser = parser_of(TOOLS, tool_format, ThinkingTags())
+    for start in range(0, len(text), 97):
+        parser.push(text[start : start + 97])
+    parser.finish()
+    assert time.process_time() - started < 5  # quadratic would be minutes
 
 
 def test_several_calls_and_the_text_around_them_come_in_order() -> None:
@@ -123,7 +198,7 @@ def test_harmony_channels_become_thinking_content_and_calls() -> None:
         "<|channel|>analysis<|message|>I should say hi.<|end|>"
         "<|start|>assistant<|channel|>final<|message|>Hi!<|return|>"
     )
-    assert _parse(StreamParser(TOOLS, HARMONY, HARMONY_THINKING), [text]) == ("Hi!", "I should say hi.", [])
+    assert _parse(parser_of(TOOLS, HARMONY, None), [text]) == ("Hi!", "I should say hi.", [])
 
 
 def test_content_streams_at_once_when_it_cannot_be_a_call() -> None:
@@ -131,6 +206,62 @@ def test_content_streams_at_once_when_it_cannot_be_a_call() -> None:
     assert parser.push("Hello") == [Delta(text="Hello")]
     assert parser.push(" < 3 {") == [Delta(text=" < 3 {")]
     assert parser.push(" <tool") == [Delta(text=" ")]
+
+
+def test_a_call_after_words_is_rescued_when_it_ends_the_answer() -> None:
+    call = '{"name": "weather", "arguments": {"city": "Paris"}}'
+    for written in (f"I will look.\n```json\n{call}\n```", f"I will look.\n{call}\n", f"I will look.\n{call}\n{call}"):
+        content, _, calls = _parse(StreamParser(TOOLS), [written])
+        assert content == "I will look.\n"
+        assert [dict(one.arguments) for one in calls] == [PARIS] * written.count(call)
+
+
+def test_a_call_that_is_shown_as_an_example_is_text() -> None:
+    text = 'Call it so:\n```json\n{"name": "weather", "arguments": {}}\n```\nand you get the weather.'
+    assert _parse(StreamParser(TOOLS), [text]) == (text, "", [])
+
+
+def test_json_that_is_no_call_streams_although_tools_were_offered() -> None:
+    parser = StreamParser(TOOLS)
+    assert parser.push('{"an') == [Delta(text='{"an')]
+    parser = StreamParser(TOOLS)
+    said = "".join(delta.text for delta in parser.push("Look:\n```python\nprint(1)\n```\nThat "))
+    assert said == "Look:\n```python\nprint(1)\n```\nThat "
+
+
+def test_a_file_may_hold_the_word_that_ends_calls() -> None:
+    arguments = {"q": 'print("</tool_call>")'}
+    text = "<tool_call>" + json.dumps({"name": "search", "arguments": arguments}) + "</tool_call>"
+    content, _, calls = _parse(StreamParser(TOOLS), [text])
+    assert (content, [dict(call.arguments) for call in calls]) == ("", [arguments])
+    broken = '<tool_call>{"name": "</tool_call> and then <tool_call>{"name": "search", "arguments": {}}</tool_call>'
+    content, _, calls = _parse(StreamParser(TOOLS), [broken])
+    assert content == '<tool_call>{"name": "</tool_call> and then '
+    assert [call.name for call in calls] == ["search"]
+
+
+def test_an_id_the_model_gave_is_kept_and_others_are_numbered() -> None:
+    parser = parser_of(TOOLS, MISTRAL, None, id_prefix="p")
+    _, _, calls = _parse(parser, ["[TOOL_CALLS]weather[CALL_ID]abc[ARGS]{}[TOOL_CALLS]search[ARGS]{}"])
+    assert [call.id for call in calls] == ["abc", "p1"]
+
+
+def test_harmony_speaks_calls_and_thinks_in_turn() -> None:
+    text = (
+        "<|channel|>analysis<|message|>I need the weather.<|end|><|start|>assistant<|channel|>commentary<|message|>"
+        "Let me look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+        '{"city": "Paris"}<|call|>'
+    )
+    content, thinking, calls = _parse(parser_of(TOOLS, HARMONY, None), [text])
+    assert (content, thinking) == ("Let me look.", "I need the weather.")
+    assert [(call.name, dict(call.arguments)) for call in calls] == [("weather", PARIS)]
+    assert _parse(parser_of(TOOLS, HARMONY, None), ["plain text"]) == ("plain text", "", [])
+    assert _parse(parser_of(TOOLS, HARMONY, None), ["<|channel|>fin"]) == ("", "", [])
+
+
+def test_reasoning_is_known_from_the_template() -> None:
+    assert thinking_of_template("{{ '[THINK]' }}", implied=False) == ThinkingTags("[THINK]", "[/THINK]")
+    assert thinking_of_template("", implied=True) == ThinkingTags(implied=True)
 
 
 def test_an_unfinished_call_is_given_back_as_text() -> None:

@@ -31,7 +31,7 @@ from garzone.runner.child import PING_INTERVAL_S, Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Load, Loaded, Piece
 from garzone.runner.support import check_supported, is_go_template, is_parsed, parser_for, with_model_defaults
-from garzone.text.stream_parser import StreamParser
+from garzone.text.stream_parser import Parser
 
 BACKEND: Final = "tinygrad"
 DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
@@ -129,7 +129,7 @@ class RunnerPool:
             yield Delta(finish_reason=FinishReason.STOP, usage=Usage(load_ms=load_ms))
             return
         answer: Answer | None = None
-        parser: StreamParser | None = None
+        parser: Parser | None = None
         num_calls = 0
         try:
             request = with_model_defaults(request, details)
@@ -386,7 +386,7 @@ class RunnerPool:
         return task
 
 
-def _last_deltas(text: str, parser: StreamParser | None) -> list[Delta]:
+def _last_deltas(text: str, parser: Parser | None) -> list[Delta]:
     if parser is not None:
         return [*parser.push(text), *parser.finish()]
     return [Delta(text=text)] if text else []

@@ -6,12 +6,14 @@ Pure. What it cannot do yet is said, never silently left out.
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import replace
 
 from garzone.core.chat import ImagePart, Message, Role
 from garzone.core.errors import InvalidRequest, Unsupported
 from garzone.core.generation import GenerateRequest, ModelDetails
-from garzone.text.stream_parser import HARMONY, HARMONY_THINKING, StreamParser, ThinkingTags, format_of_template
+from garzone.text.stream_parser import Parser, parser_of
+from garzone.text.tool_formats import format_of_template, thinking_of_template
 
 # Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
 # an expression never begins like that.
@@ -58,17 +60,18 @@ def is_parsed(request: GenerateRequest, details: ModelDetails) -> bool:
     return not request.raw and (bool(request.tools) or "thinking" in details.capabilities)
 
 
-def parser_for(request: GenerateRequest, details: ModelDetails, *, thinking_open: bool) -> StreamParser | None:
+def parser_for(request: GenerateRequest, details: ModelDetails, *, thinking_open: bool) -> Parser | None:
     """What tells apart what the model says, thinks and calls; None where its text is passed on as it is.
 
-    `thinking_open` when the prompt already ends inside the model's reasoning.
+    `thinking_open` when the prompt already ends inside the model's reasoning. Calls get ids that are not repeated in
+    the next answer: clients keep all of a conversation's calls by their id.
     """
     if not is_parsed(request, details):
         return None
     thinks = "thinking" in details.capabilities
-    tool_format = format_of_template(details.template)
-    tags = HARMONY_THINKING if tool_format is HARMONY else ThinkingTags(implied=thinking_open)
-    return StreamParser(request.tools, tool_format, tags if thinks else None)
+    tags = thinking_of_template(details.template, implied=thinking_open) if thinks else None
+    id_prefix = f"call_{secrets.token_hex(6)}"
+    return parser_of(request.tools, format_of_template(details.template), tags, id_prefix=id_prefix)
 
 
 def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> GenerateRequest:

@@ -5,6 +5,7 @@ Does not tokenise, and trusts nothing: a template is downloaded code (see `templ
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import traceback
@@ -20,6 +21,7 @@ from garzone.text.template_sandbox import MAX_SOURCE_CHARS, TemplateLimit, Templ
 from garzone.text.vocabulary import FIM_TEXTS, PREFIX
 
 _TESTS_CONTENT_FOR_NONE: Final = re.compile(r"content(?:['\"]\])?\s+is\s+none", re.IGNORECASE)
+_WANTS_SHORT_IDS: Final = re.compile(r"id\s*\|\s*length\s*!=\s*9")  # Mistral's refuse all other ids
 _DATE_FORMAT: Final = re.compile(r"(?:%[-a-zA-Z%]|[^%0-9]){0,64}")
 
 
@@ -60,6 +62,7 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are read")
         environment = TemplateSandbox()
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._short_ids = _WANTS_SHORT_IDS.search(source) is not None
         self._empty_content = None if _TESTS_CONTENT_FOR_NONE.search(source) else ""
         try:
             self._template = environment.from_string(
@@ -119,16 +122,22 @@ class ChatTemplate:
             shape["tool_calls"] = [
                 {
                     "type": "function",
-                    **({"id": call.id} if call.id else {}),
+                    **({"id": number} if (number := self._id(call.id)) else {}),
                     "function": {"name": call.name, "arguments": _Arguments(call.arguments)},
                 }
                 for call in message.tool_calls
             ]
         if message.tool_call_id:
-            shape["tool_call_id"] = message.tool_call_id
+            shape["tool_call_id"] = self._id(message.tool_call_id)
         if message.tool_name:
             shape["name"] = message.tool_name
         return shape
+
+    def _id(self, given: str) -> str:
+        """The id of a call, as the template wants it: the same for the same call."""
+        if not self._short_ids or (len(given) == 9 and given.isalnum()):
+            return given
+        return hashlib.sha256(given.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def template_capabilities(source: str, metadata: Mapping[str, Any] | None = None) -> tuple[str, ...]:
