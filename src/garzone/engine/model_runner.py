@@ -1,12 +1,13 @@
-"""Runs one model: tokens in, logits out, through steps captured once and replayed.
+"""Runs one model: rows of tokens in, logits out, through steps captured once and replayed.
 
-Does not tokenise, sample, or decide what to run; one slot, one caller at a time.
+Does not tokenise, sample, or decide what to run and in which slot; one caller at a time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,34 +22,56 @@ from garzone.engine.architecture.config import ModelConfig
 from garzone.engine.architecture.decoder import Decoder, plan
 from garzone.engine.device import open_device
 from garzone.engine.gguf import GGUFFile
-from garzone.engine.kv_cache import KVCache
+from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.weights import WeightDirectory
-from garzone.kernels.cpu.offers import can_record, record
+from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.launch import variables
-from garzone.kernels.registry import Place, Registry, Step, default_registry, write
+from garzone.kernels.registry import Cache, Place, Registry, Step, default_registry, write
 
 DEFAULT_CHUNK_TOKENS = 128
 _SCORE_BYTES = 256 << 20  # attention scores of a chunk are (chunk, heads, num_ctx) float32; keep them below this
 _DENSE_SHARE = 0.6  # of physical memory may hold unpacked weights; the rest is for the cache and everybody else
 
 
-class ModelRunner:
-    """A loaded model. Make one with `load`."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of a step: where it goes, and whether its logits are asked for."""
 
-    def __init__(self, config: ModelConfig, decoder: Decoder, place: Place, registry: Registry) -> None:
+    slot: int
+    position: int
+    token_id: int
+    wants_logits: bool = False
+
+
+class ModelRunner:
+    """A loaded model. Make one with `load`.
+
+    What a row gives does not depend on what else is in its step: on the CPU's own kernels to the last bit, elsewhere
+    within rounding.
+    """
+
+    def __init__(
+        self, config: ModelConfig, decoder: Decoder, place: Place, registry: Registry, num_slots: int = 1
+    ) -> None:
         self.config = config
         self.device = place.device
         self.chunk_tokens = place.chunk_tokens
         self.implementations = dict(registry.chosen)
         self._place = place
         self._decoder = decoder
-        self._cache = KVCache(config.num_ctx, decoder.new_caches)
-        self._program = record(place, decoder, self._cache.layers) if can_record(registry.chosen) else None
+        self._decode_apart = registry.decode_apart
         self._start, self._count = variables(config.num_ctx, place.chunk_tokens)
         self._tokens = Tensor.zeros(place.chunk_tokens, dtype=dtypes.int32, device=place.device).contiguous().realize()
         self._staged = np.zeros(place.chunk_tokens, np.int32)
-        self._prefill = _captured(self._prefill_step)
-        self._decode = _captured(self._decode_step) if registry.decode_apart else None
+        self._captured: dict[tuple[int, str], Callable[..., Tensor]] = {}
+        self._program = None
+        if can_record(registry.chosen):
+            caches = new_caches(decoder.attention, decoder.num_layers, num_slots)
+            self._cache = KVCache(config.num_ctx, num_slots, [caches])
+            self._program = record(place, decoder.states, decoder.output, caches)
+        else:
+            banks = [[decoder.attention.new_cache() for _ in range(decoder.num_layers)] for _ in range(num_slots)]
+            self._cache = KVCache(config.num_ctx, num_slots, banks)
 
     @classmethod
     def load(
@@ -57,6 +80,7 @@ class ModelRunner:
         *,
         num_ctx: int,
         device: str = "",
+        num_slots: int = 1,
         prefill_chunk: int = DEFAULT_CHUNK_TOKENS,
         dense_bytes: int | None = None,
         registry: Registry | None = None,
@@ -67,7 +91,8 @@ class ModelRunner:
             path: the file.
             num_ctx: tokens of context; capped at what the model was trained for.
             device: a tinygrad device (`CPU`, `CPU:X86`, `AMD`, `CUDA` ...), "" for the best one that works.
-            prefill_chunk: most tokens of one prefill call; lowered where long contexts would make its scores too large.
+            num_slots: sequences that are kept at the same time, each with a cache of `num_ctx` rows.
+            prefill_chunk: most rows of one step; lowered where long contexts would make its scores too large.
             dense_bytes: memory that unpacked weights may take; beyond it they stay packed. None: a share of what the
                 machine has.
             registry: implementations to choose from.
@@ -91,7 +116,7 @@ class ModelRunner:
             )
             registry = registry or default_registry()
             decoder = Decoder(planned, registry, place)
-        return cls(config, decoder, place, registry)
+        return cls(config, decoder, place, registry, num_slots)
 
     @property
     def memory_bytes(self) -> int:
@@ -99,67 +124,196 @@ class ModelRunner:
         return self._place.memory_bytes
 
     @property
-    def num_valid(self) -> int:
-        """Rows of the cache that hold the tokens of the latest calls."""
-        return self._cache.num_valid
+    def num_slots(self) -> int:
+        """Sequences that are kept at the same time."""
+        return self._cache.num_slots
 
-    def prefill(self, token_ids: Sequence[int], start: int) -> np.ndarray:
-        """Write rows [start, start + n) of the cache; rows before `start` are used as they are.
+    @property
+    def num_valid(self) -> int:
+        """`valid_rows(0)`, for callers that use one slot."""
+        return self._cache.num_valid[0]
+
+    def valid_rows(self, slot: int) -> int:
+        """Rows of a slot that hold the tokens of the latest calls."""
+        return self._cache.num_valid[slot]
+
+    def step(self, rows: Sequence[Row]) -> np.ndarray:
+        """Write rows of one or several slots, prompts and single tokens mixed; a row sees those before it in its slot.
+
+        Args:
+            rows: 1 to `chunk_tokens`. Those of one slot go to positions that follow one another, the first of which is
+                at most `valid_rows(slot)`; rows from there on are overwritten.
+
+        Returns:
+            float32 (rows that want them, vocab_size): logits after those rows, in the order of `rows`.
+
+        Raises:
+            ValueError: too many or no rows, an id outside the vocabulary, or rows that cannot be written.
+        """
+        spans = self._check(rows)
+        if self._program:
+            logits = self._program.run(*_columns(rows))[:, : self.config.vocab_size].copy()
+        else:
+            logits = self._run_by_slot(rows, spans, "logits")
+        self._note(spans)
+        return logits
+
+    def hidden(self, rows: Sequence[Row]) -> np.ndarray:
+        """As `step`, but float32 (rows that want logits, hidden): the states after the model's last norm."""
+        spans = self._check(rows)
+        program = self._program
+        x = program.run_to_states(*_columns(rows)) if program else self._run_by_slot(rows, spans, "states")
+        self._note(spans)
+        norm, eps = self._decoder.plan.output.norm, self._decoder.plan.output.norm_eps
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(eps)) * norm
+
+    def prefill(self, token_ids: Sequence[int], start: int, slot: int = 0) -> np.ndarray:
+        """Write rows [start, start + n) of a slot; rows before `start` are used as they are.
 
         Args:
             token_ids: 1 to `chunk_tokens` ids.
-            start: position of the first; at most `num_valid`.
+            start: position of the first; at most `valid_rows(slot)`.
+            slot: which sequence's.
 
         Returns:
             float32 (vocab_size,): logits after the last token.
 
         Raises:
-            ValueError: too many or no tokens, an id outside the vocabulary, or rows that cannot be written.
+            ValueError: as `step`.
         """
-        if not 1 <= len(token_ids) <= self.chunk_tokens:
-            raise ValueError(f"{len(token_ids)} tokens given; one call takes 1 to {self.chunk_tokens}")
-        self._check(token_ids, start)
-        if self._program:
-            row = self._program.run(token_ids, start)
-        else:
-            self._stage(token_ids)
-            row = self._prefill(self._start.bind(start), self._count.bind(len(token_ids))).numpy()
-        return self._finish(row, start, len(token_ids))
+        last = len(token_ids) - 1
+        return self.step([Row(slot, start + i, token_id, i == last) for i, token_id in enumerate(token_ids)])[0]
 
-    def decode(self, token_id: int, position: int) -> np.ndarray:
+    def decode(self, token_id: int, position: int, slot: int = 0) -> np.ndarray:
         """Write row `position` and return the logits after it; otherwise as `prefill` with one token."""
-        if self._decode is None or self._program:
-            return self.prefill((token_id,), position)
-        self._check((token_id,), position)
-        self._stage((token_id,))
-        return self._finish(self._decode(self._start.bind(position)).numpy(), position, 1)
+        return self.step((Row(slot, position, token_id, True),))[0]
+
+    def copy_rows(self, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """Make the first rows of a slot those of another; what it held is lost.
+
+        Raises:
+            ValueError: no such slot, or not that many rows hold anything.
+        """
+        self._cache.check(to_slot, 0, max(num_rows, 1))
+        if num_rows and from_slot != to_slot:
+            self._cache.check_valid(from_slot, 0, num_rows)
+            (source, index), (target, to_index) = self._cache.locate(from_slot), self._cache.locate(to_slot)
+            if source is target:
+                for layer in source:
+                    self._decoder.attention.copy_rows(layer, index, to_index, num_rows)
+            else:
+                for layer, to_layer in zip(source, target, strict=True):
+                    rows = self._decoder.attention.read_rows(layer, index, 0, num_rows)
+                    self._decoder.attention.write_rows(to_layer, to_index, 0, rows)
+        self._cache.wrote(to_slot, 0, num_rows)
+
+    def read_rows(self, slot: int, start: int, count: int) -> bytes:
+        """Rows [start, start + count) of a slot, for `write_rows` of the same model on the same sort of device.
+
+        Raises:
+            ValueError: no such slot, or not all of them hold something.
+        """
+        self._cache.check_valid(slot, start, count)
+        layers, index = self._cache.locate(slot)
+        return to_bytes([self._decoder.attention.read_rows(layer, index, start, count) for layer in layers])
+
+    def write_rows(self, slot: int, start: int, count: int, data: bytes) -> None:
+        """Put rows back that `read_rows` gave; those behind them are lost.
+
+        Raises:
+            ValueError: no such slot, a hole before `start`, or data of another size.
+        """
+        self._cache.check(slot, start, count)
+        layers, index = self._cache.locate(slot)
+        shape = (len(layers), count, 2, self.config.num_kv_heads, self.config.head_dim)
+        itemsize = layers[0][0].dtype.itemsize
+        if len(data) != int(np.prod(shape)) * itemsize:
+            raise ValueError(f"{len(data)} bytes are not {count} rows of this model")
+        rows = np.frombuffer(data, np.float16 if itemsize == 2 else np.float32).reshape(shape)
+        for layer, values in zip(layers, rows, strict=True):
+            self._decoder.attention.write_rows(layer, index, start, values)
+        self._cache.wrote(slot, start, count)
 
     def warm_up(self) -> None:
-        """Compile and capture both paths. What the cache holds is lost."""
-        self._cache.num_valid = 0
-        self.prefill((0,), 0)
+        """Compile and capture what a first answer needs. What slot 0 holds is lost."""
+        self._cache.num_valid[0] = 0
+        self.prefill((0,) * min(2, self.chunk_tokens, self.config.num_ctx), 0)
         self.decode(0, 0)
-        self._cache.num_valid = 0
+        self._cache.num_valid[0] = 0
 
-    def _decode_step(self, start: UOp) -> Tensor:
-        return self._decoder(Step(1, self._tokens, start, 1), self._cache.layers).realize()
+    # ---- rows ----
 
-    def _prefill_step(self, start: UOp, count: UOp) -> Tensor:
-        step = Step(self.chunk_tokens, self._tokens, start, count)
-        return self._decoder(step, self._cache.layers).realize()
+    def _check(self, rows: Sequence[Row]) -> dict[int, tuple[int, int]]:
+        """First position and number of rows of each slot."""
+        if not 1 <= len(rows) <= self.chunk_tokens:
+            raise ValueError(f"{len(rows)} rows given; one step takes 1 to {self.chunk_tokens}")
+        spans: dict[int, tuple[int, int]] = {}
+        for row in rows:
+            first, count = spans.get(row.slot, (row.position, 0))
+            if row.position != first + count:
+                raise ValueError(f"row {row.position} of slot {row.slot} does not follow row {first + count - 1}")
+            if not 0 <= row.token_id < self.config.vocab_size:
+                raise ValueError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
+            spans[row.slot] = (first, count + 1)
+        for slot, (first, count) in spans.items():
+            self._cache.check(slot, first, count)
+        return spans
 
-    def _check(self, token_ids: Sequence[int], start: int) -> None:
-        self._cache.check(start, len(token_ids))
-        if min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
-            raise ValueError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
+    def _note(self, spans: dict[int, tuple[int, int]]) -> None:
+        for slot, (first, count) in spans.items():
+            self._cache.wrote(slot, first, count)
 
-    def _stage(self, token_ids: Sequence[int]) -> None:
-        self._staged[: len(token_ids)] = token_ids
-        write(self._tokens, self._staged)
+    def _run_by_slot(self, rows: Sequence[Row], spans: dict[int, tuple[int, int]], kind: str) -> np.ndarray:
+        """The rows of each slot in turn, each run of them ending where logits are wanted."""
+        found: dict[Row, np.ndarray] = {}
+        for slot in spans:
+            for run in _runs([row for row in rows if row.slot == slot]):
+                self._staged[: len(run)] = [row.token_id for row in run]
+                write(self._tokens, self._staged)
+                out = self._call(slot, kind, run[0].position, len(run)).numpy()
+                if kind == "logits":
+                    found[run[-1]] = out.reshape(-1)[: self.config.vocab_size].copy()
+                else:
+                    found[run[-1]] = out[len(run) - 1].copy()
+        width = self.config.vocab_size if kind == "logits" else self.config.hidden
+        wanted = [found[row] for row in rows if row.wants_logits]
+        return np.stack(wanted) if wanted else np.zeros((0, width), np.float32)
 
-    def _finish(self, logits: np.ndarray, start: int, count: int) -> np.ndarray:
-        self._cache.wrote(start, count)
-        return logits.reshape(-1)[: self.config.vocab_size].copy()
+    # ---- steps captured by tinygrad ----
+
+    def _call(self, slot: int, kind: str, start: int, count: int) -> Tensor:
+        caches, _ = self._cache.locate(slot)
+        compute = self._decoder if kind == "logits" else self._decoder.states
+        if count == 1 and self._decode_apart and kind == "logits":
+            return self._capture(slot, "decode", compute, caches)(self._start.bind(start))
+        return self._capture(slot, kind, compute, caches)(self._start.bind(start), self._count.bind(count))
+
+    def _capture(
+        self, slot: int, kind: str, compute: Callable[[Step, list[Cache]], Tensor], caches: list[Cache]
+    ) -> Callable[..., Tensor]:
+        """The step of one slot, captured at its first use: buffers are part of what is captured."""
+        if (slot, kind) not in self._captured:
+            rows = 1 if kind == "decode" else self.chunk_tokens
+
+            def step(start: UOp, count: UOp | int = 1) -> Tensor:
+                return compute(Step(rows, self._tokens, start, count), caches).realize()
+
+            self._captured[slot, kind] = _captured(step)
+        return self._captured[slot, kind]
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[int], list[int], list[int], list[int]]:
+    wanted = [index for index, row in enumerate(rows) if row.wants_logits]
+    return [row.token_id for row in rows], [row.slot for row in rows], [row.position for row in rows], wanted
+
+
+def _runs(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Cuts rows after each that wants logits."""
+    first = 0
+    for index, row in enumerate(rows):
+        if row.wants_logits or index == len(rows) - 1:
+            yield rows[first : index + 1]
+            first = index + 1
 
 
 def _captured(step: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -18,7 +18,7 @@ from tinygrad.uop import Ops
 from tinygrad.uop.ops import AxisType, UOp
 
 from garzone.kernels.launch import F32, PANEL, Kernel, count, empty, info, launch, split, start, sum_over
-from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step
+from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step, write
 
 _MASKED: Final = -1e30  # exp() of it is 0, and unlike -inf it survives a subtraction of itself
 _LOG2_E: Final = 1.4426950408889634
@@ -46,6 +46,30 @@ class _Attention:
             np.float32 if self.spec.exact_cache else np.float16,
         )
         return self.place.upload(zeros), self.place.upload(zeros)
+
+    def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
+        """See AttentionFunction. Takes the whole cache from the device: for what happens once a conversation."""
+        keys, values = self._arrays(cache)
+        rows = keys.transpose(0, 1, 3, 2).reshape(values.shape)[:, start : start + count]
+        return np.stack([rows, values[:, start : start + count]]).transpose(2, 0, 1, 3)
+
+    def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """See AttentionFunction: a cache here has one slot."""
+
+    def write_rows(self, cache: Cache, slot: int, start: int, rows: np.ndarray) -> None:
+        """See AttentionFunction."""
+        keys, values = self._arrays(cache)
+        at = np.arange(start, start + len(rows))
+        keys[:, at // PANEL, :, at % PANEL] = rows[:, 0].astype(keys.dtype)
+        values[:, at] = rows[:, 1].transpose(1, 0, 2).astype(values.dtype)
+        for tensor, array in zip(cache, (keys, values), strict=True):
+            write(tensor, array)
+
+    def _arrays(self, cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (kv heads, panels, head_dim, 16) and values (kv heads, positions, head_dim), copied from the device."""
+        keys, values = (tensor.numpy().copy() for tensor in cache)
+        heads, head_dim = self.spec.num_kv_heads, self.spec.head_dim
+        return keys.reshape(heads, -1, head_dim, PANEL), values.reshape(heads, -1, head_dim)
 
     def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
         """See AttentionFunction."""

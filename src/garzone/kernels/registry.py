@@ -192,6 +192,21 @@ class AttentionFunction(Protocol):
         """The realised tensors of one layer's keys and values; whatever is in them must be finite."""
         ...
 
+    def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
+        """Rows [start, start + count) of a slot as (count, 2, num_kv_heads, head_dim): keys, rotated, and values.
+
+        Of the cache's own type, float16 or float32. Caches made by `new_cache()` have one slot, 0.
+        """
+        ...
+
+    def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """Make the first rows of a slot those of another slot of the same cache."""
+        ...
+
+    def write_rows(self, cache: Cache, slot: int, start: int, rows: np.ndarray) -> None:
+        """Put rows back that `read_rows` gave."""
+        ...
+
     def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
         """Rotate, write rows [start, start + count) of the cache, attend: (rows, num_heads * head_dim) float32.
 

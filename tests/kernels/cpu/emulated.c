@@ -43,7 +43,7 @@ static void matrix(Pool *pool, long rows, long columns, long tokens, long is_flo
     unpack_row(row, packed, r, columns);
     output(row, columns * 4);
   }
-  Normalise n = {x, NULL, 0, tokens, columns, columns};
+  Normalise n = {x, NULL, NULL, 0, tokens, columns, columns};
   void *quantised = allocate(is_float ? 64 : activation_bytes(tokens, columns));
   if (!is_float) {
     quantise(pool, &n, quantised);
@@ -65,7 +65,7 @@ static void attention(Pool *pool, long heads, long kv_heads, long size, long pos
                  .queries = allocate(chunk * heads * size * 4),
                  .slots = allocate(chunk * 4),
                  .positions = allocate(chunk * 4),
-                 .scratch = allocate(attention_scratch_bytes(chunk, heads, kv_heads, pool->threads))};
+                 .scratch = allocate(attention_scratch_bytes(chunk, heads, kv_heads, pool->threads, positions))};
   half *cache = allocate(2 * 2 * kv_heads * positions * padded_head_size(size));
   SelfAttention op = {&w, heads, kv_heads, size, positions, rope, NULL, NULL, 0, 1 / __builtin_sqrtf((float)size), size, 1};
   float *out = allocate(chunk * heads * size * 4);

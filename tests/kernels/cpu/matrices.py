@@ -94,7 +94,7 @@ def quantise(
     num_bytes = library.activation_bytes(tokens, columns)
     memory = aligned(num_bytes)
     norm_at = 0 if norm is None else norm.ctypes.data
-    call = Normalise(x.ctypes.data, norm_at, epsilon, tokens, columns, columns)
+    call = Normalise(x.ctypes.data, None, norm_at, epsilon, tokens, columns, columns)
     library.quantise(threads.address, ctypes.byref(call), memory.ctypes.data)
     assert not memory[num_bytes:].any(), "quantise wrote past its end"
     return memory

@@ -75,7 +75,7 @@ class Attention:
         operations = OperationLibrary(instruction_set)
         padded, positions = -(-sizes.head_size // 16) * 16, -(-sizes.num_ctx // 16) * 16
         scratch = max(
-            operations.attention_scratch_bytes(rows, sizes.heads, sizes.kv_heads, threads.num_threads)
+            operations.attention_scratch_bytes(rows, sizes.heads, sizes.kv_heads, threads.num_threads, positions)
             for rows in (1, most_rows)
         )
         self.sizes = sizes
@@ -138,12 +138,16 @@ def test_chunks_and_single_tokens_give_what_the_whole_sequence_gives(
     qkv = _random_qkv(sizes, tokens, 1)
     expected = reference(sizes, qkv)
     attention = Attention(sizes, 200, threads, instruction_set)
-    at = 0
+    at, outs = 0, list[np.ndarray]()
     for count in (1, 1, 17, 1, 130, 3, 1, 136):
         out = attention(qkv[at : at + count], at)
         assert np.abs(out - expected[at : at + count]).max() < TOLERANCE, f"tokens {at} and on"
+        outs.append(out)
         at += count
     assert at == tokens
+    alone = Attention(sizes, 200, threads, instruction_set)
+    one_by_one = [alone(qkv[at : at + 1], at) for at in range(tokens)]
+    assert np.array_equal(np.concatenate(outs), np.concatenate(one_by_one)), "a token's numbers depend on its chunk"
 
 
 @settings(max_examples=25, deadline=None)
@@ -188,8 +192,8 @@ def test_one_thread_and_many_agree() -> None:
         attention(qkv[:279], 0)
         outs.append(attention(qkv[279:], 279))
         threads.stop()
-    assert np.allclose(outs[0], outs[1], atol=1e-5)
-    assert np.allclose(outs[0], outs[2], atol=1e-5)
+    assert np.array_equal(outs[0], outs[1])
+    assert np.array_equal(outs[0], outs[2])
 
 
 @each_instruction_set
@@ -212,7 +216,7 @@ def test_tokens_of_several_slots_attend_to_their_own_slot(
     positions = np.array([lengths[0] - 1, lengths[1] - 2, lengths[1] - 1, lengths[2] - 1], np.int32)
     queries = rng.standard_normal((4, heads, 16), dtype=np.float32)
     out = np.full((4, heads, 16), np.nan, np.float32)
-    scratch = aligned(operations.attention_scratch_bytes(4, heads, 2, threads.num_threads))
+    scratch = aligned(operations.attention_scratch_bytes(4, heads, 2, threads.num_threads, 160))
     call = library.Attention(
         keys=cache.ctypes.data,
         values=cache.ctypes.data + keys.nbytes,

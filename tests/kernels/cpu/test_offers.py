@@ -83,11 +83,13 @@ class Mini:
         self.head = registry.build(LinearSpec((table,), w.vector("norm3", HIDDEN), 1e-5, last_row=True), place)
 
     def __call__(self, step: Step, caches: list[Cache]) -> Tensor:
+        return self.head(self.states(step, caches), step)
+
+    def states(self, step: Step, caches: list[Cache]) -> Tensor:
         x = self.embed(step)
         attended, _ = self.attention(self.qkv(x, step), caches[0], step)
         x = self.o(attended, step, x)
-        x = self.down(self.gate_up(x, step), step, x)
-        return self.head(x, step)
+        return self.down(self.gate_up(x, step), step, x)
 
     def expected(self, tokens: list[int]) -> np.ndarray:
         w = self.w.values
@@ -125,9 +127,14 @@ def test_a_recorded_program_computes_the_model() -> None:
     registry = Registry(cpu.OFFERS)
     model = Mini(registry, place)
     assert cpu.can_record(registry.chosen)
-    program = cpu.record(place, model, [model.attention.new_cache()])
+    program = cpu.record(place, model.states, model.head, [model.attention.new_cache()])
     assert program.num_calls == 7
-    _check(program.run, model)
+
+    def run(tokens: list[int], start: int) -> np.ndarray:
+        count = len(tokens)
+        return program.run(tokens, [0] * count, range(start, start + count), [count - 1])[0]
+
+    _check(run, model)
 
 
 def test_a_jit_captures_the_same_operations() -> None:
@@ -161,7 +168,7 @@ def test_jit_and_program_agree_to_the_last_bit() -> None:
         model = Mini(Registry(cpu.OFFERS), place)
         caches = [model.attention.new_cache()]
         if recorded:
-            logits.append(cpu.record(place, model, caches).run([5], 0).copy())
+            logits.append(cpu.record(place, model.states, model.head, caches).run([5], [0], [0], [0])[0].copy())
         else:
             start, _ = variables(NUM_CTX, CHUNK)
             ids = Tensor([5] + [0] * (CHUNK - 1), dtype=dtypes.int32, device="CPU")
@@ -175,7 +182,7 @@ def test_a_model_with_an_operation_that_is_not_ours_cannot_be_recorded() -> None
     portable_head = LinearSpec((model.w.matrix("head", GGMLType.F32, 32, HIDDEN),), last_row=True)
     model.head = Registry(portable.OFFERS).build(portable_head, place)
     with pytest.raises((TypeError, AttributeError)):
-        cpu.record(place, model, [model.attention.new_cache()])
+        cpu.record(place, model.states, model.head, [model.attention.new_cache()])
 
 
 def test_a_tied_matrix_is_packed_once() -> None:

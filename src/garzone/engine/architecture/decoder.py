@@ -141,17 +141,28 @@ class Decoder:
             )
             for layer in plan.layers
         ]
-        self._output: LinearFunction = registry.build(plan.output, place)
+        self.output: LinearFunction = registry.build(plan.output, place)
+        self.plan = plan
 
-    def new_caches(self) -> list[Cache]:
-        """One layer's keys and values after the other."""
-        return [self._attention.new_cache() for _ in self._layers]
+    @property
+    def attention(self) -> AttentionFunction:
+        """What makes, reads and writes the caches of all layers."""
+        return self._attention
+
+    @property
+    def num_layers(self) -> int:
+        """How many caches a sequence needs."""
+        return len(self._layers)
 
     def __call__(self, step: Step, caches: list[Cache]) -> Tensor:
         """The logits (1, at least vocab_size) of the step's last row; the caches are written in place."""
+        return self.output(self.states(step, caches), step)
+
+    def states(self, step: Step, caches: list[Cache]) -> Tensor:
+        """The states (rows, hidden) of all rows before the last norm; the caches are written in place."""
         x: Tensor = self._embed(step)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended, _ = self._attention(layer.qkv(x, step), cache, step)
             x = layer.attention_out(attended, step, x)
             x = layer.down(layer.gate_up(x, step), step, x)
-        return self._output(x, step)
+        return x

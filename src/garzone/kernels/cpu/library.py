@@ -70,7 +70,7 @@ class Normalise(ctypes.Structure):
     """`Normalise` (csrc/activation.h)."""
 
     _fields_: ClassVar = [
-        *_fields(_pointer, "x norm"),
+        *_fields(_pointer, "x rows norm"),
         ("epsilon", _float),
         *_fields(_long, "tokens columns stride"),
     ]
@@ -145,7 +145,13 @@ class CallKind(IntEnum):
 class Call(ctypes.Structure):
     """`Call` (csrc/program.h)."""
 
-    _fields_: ClassVar = [("kind", _long), *_fields(_pointer, "operation out x residual cache")]
+    _fields_: ClassVar = [("kind", _long), *_fields(_pointer, "operation out x residual keys values")]
+
+
+class Batch(ctypes.Structure):
+    """`Batch` (csrc/operations.h)."""
+
+    _fields_: ClassVar = [*_fields(_pointer, "tokens slots positions wanted"), *_fields(_long, "count num_wanted")]
 
 
 def address_of(function: object) -> int:
@@ -223,7 +229,7 @@ class OperationLibrary:
         self.activation_bytes = library.activation_bytes
         self.activation_bytes.argtypes, self.activation_bytes.restype = [_long, _long], _long
         self.attention_scratch_bytes = library.attention_scratch_bytes
-        self.attention_scratch_bytes.argtypes, self.attention_scratch_bytes.restype = [_long] * 4, _long
+        self.attention_scratch_bytes.argtypes, self.attention_scratch_bytes.restype = [_long] * 5, _long
         self.quantise = library.quantise
         self.quantise.argtypes, self.quantise.restype = [_pointer, ctypes.POINTER(Normalise), _pointer], None
         self.normalise = library.normalise
@@ -234,7 +240,7 @@ class OperationLibrary:
         self.attend = library.attend
         self.attend.argtypes, self.attend.restype = [_pointer, ctypes.POINTER(Attention)], None
         self.run_program = library.run_program
-        self.run_program.argtypes, self.run_program.restype = [_pointer, _long, _pointer, _long, _long], None
+        self.run_program.argtypes, self.run_program.restype = [_pointer, _long, ctypes.POINTER(Batch)], None
         self.run_embed = address_of(library.run_embed)
         self.run_linear = address_of(library.run_linear)
         self.run_linear_residual = address_of(library.run_linear_residual)

@@ -31,6 +31,7 @@ from garzone.kernels.cpu.program import Program, Recording, Values
 from garzone.kernels.cpu.trampoline import launch
 from garzone.kernels.launch import variables
 from garzone.kernels.registry import (
+    AttentionFunction,
     AttentionSpec,
     Builder,
     Cache,
@@ -148,7 +149,7 @@ def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor]:
 def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | None:
     if len(spec.matrices) > library.MOST_MATRICES:
         return None
-    model, rows = model_of(place), 1 if spec.last_row else place.chunk_tokens
+    model, rows = model_of(place), place.chunk_tokens
     model.need_activations(spec.columns)
     if spec.gated:
         model.need(wide=4 * rows * 2 * spec.out_columns)
@@ -173,10 +174,10 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | Non
     address, name = ctypes.addressof(operation), f"linear_{first_row}_{spec.columns}"
 
     def linear(x: Tensor, step: Step, residual: Tensor | None = None) -> Tensor:
-        out_rows = 1 if spec.last_row else step.rows
         if isinstance(step, Recording):
             addresses = {"x": _address(x), "residual": None if residual is None else _address(residual)}
-            return cast(Tensor, step.add(CallKind.LINEAR, operation, out_rows, spec.out_columns, **addresses))
+            return cast(Tensor, step.add(CallKind.LINEAR, operation, step.rows, spec.out_columns, **addresses))
+        out_rows = 1 if spec.last_row else step.rows
         out = Tensor.empty(out_rows, spec.out_columns, dtype=dtypes.float32, device=place.device)
         if residual is None:
             return launch(name, model.operations.run_linear, address, [out, x], [step.count])[0]
@@ -184,6 +185,40 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | Non
         return launch(name + "_add", run, address, [out, x, residual], [step.count])[0]
 
     return linear
+
+
+class _Rows:
+    """One layer's cache as numpy sees it; the layout is that of csrc/attention.h."""
+
+    def __init__(self, address: int, shape: tuple[int, int, int, int], head_dim: int) -> None:
+        slots, kv_heads, positions, padded = shape
+        size = slots * kv_heads * positions * padded
+        keys, values = np.ctypeslib.as_array((ctypes.c_uint16 * (2 * size)).from_address(address)).reshape(2, -1)
+        self.keys = keys.reshape(slots, kv_heads, positions // LANES, padded, LANES)
+        self.values = values.reshape(shape)
+        self._head_dim = head_dim
+
+    def copy(self, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """Whole blocks of keys: what lies behind the rows is stale in both slots anyway."""
+        blocks = -(-num_rows // LANES)
+        self.keys[to_slot, :, :blocks] = self.keys[from_slot, :, :blocks]
+        self.values[to_slot, :, :num_rows] = self.values[from_slot, :, :num_rows]
+
+    def read(self, slot: int, start: int, count: int) -> np.ndarray:
+        """The format of AttentionFunction.read_rows."""
+        block = start // LANES
+        keys = self.keys[slot, :, block : -(-(start + count) // LANES), : self._head_dim]
+        keys = keys.transpose(0, 1, 3, 2).reshape(len(keys), -1, self._head_dim)[:, start - block * LANES :][:, :count]
+        values = self.values[slot, :, start : start + count, : self._head_dim]
+        return np.stack([keys, values]).transpose(2, 0, 1, 3).view(np.float16)
+
+    def write(self, slot: int, start: int, rows: np.ndarray) -> None:
+        """The reverse of `read`."""
+        keys, values = rows.astype(np.float16, copy=False).view(np.uint16).transpose(1, 2, 0, 3)
+        at = np.arange(start, start + len(rows))
+        # the indices, being apart, move to the front: [row, kv head, element]
+        self.keys[slot, :, at // LANES, : self._head_dim, at % LANES] = keys.transpose(1, 0, 2)
+        self.values[slot, :, start : start + len(rows), : self._head_dim] = values
 
 
 class _Attention:
@@ -195,7 +230,9 @@ class _Attention:
         self._positions = -(-place.num_ctx // LANES) * LANES
         rows, threads = place.chunk_tokens, self._model.threads.num_threads
         scratch = max(
-            self._model.operations.attention_scratch_bytes(count, spec.num_heads, spec.num_kv_heads, threads)
+            self._model.operations.attention_scratch_bytes(
+                count, spec.num_heads, spec.num_kv_heads, threads, self._positions
+            )
             for count in (1, rows)
         )
         self._model.need(
@@ -204,7 +241,7 @@ class _Attention:
         key = ("cpu rope", spec.rope.tobytes())
         if key not in place.shared:
             place.shared[key] = self._model.floats(spec.rope)
-        self._caches: dict[Tensor, int] = {}
+        self._caches: dict[Tensor, _Rows] = {}
         self._operation = library.SelfAttention(
             workspace=self._model.workspace_address,
             heads=spec.num_heads,
@@ -217,19 +254,33 @@ class _Attention:
             adjacent=spec.rope_pairs is RopePairs.ADJACENT,
         )
 
-    def new_cache(self) -> Cache:
+    def new_cache(self, num_slots: int = 1) -> Cache:
         """Zeroed keys and values of one layer, in one tensor."""
-        halves = 2 * self._spec.num_kv_heads * self._positions * self._padded_head
+        halves = 2 * num_slots * self._spec.num_kv_heads * self._positions * self._padded_head
         address = self._model.take(2 * halves)
         cache = Tensor.from_blob(address, (halves,), dtype=dtypes.float16, device=self._place.device)
-        self._caches[cache] = address
+        shape = (num_slots, self._spec.num_kv_heads, self._positions, self._padded_head)
+        self._caches[cache] = _Rows(address, shape, self._spec.head_dim)
         return (cache,)
+
+    def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """See AttentionFunction."""
+        self._caches[cache[0]].copy(from_slot, to_slot, num_rows)
+
+    def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
+        """See AttentionFunction."""
+        return self._caches[cache[0]].read(slot, start, count)
+
+    def write_rows(self, cache: Cache, slot: int, start: int, rows: np.ndarray) -> None:
+        """See AttentionFunction."""
+        self._caches[cache[0]].write(slot, start, rows)
 
     def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
         """See AttentionFunction."""
         width = self._spec.num_heads * self._spec.head_dim
         if isinstance(step, Recording):
-            addresses = {"x": _address(qkv), "cache": self._caches[cache[0]]}
+            rows = self._caches[cache[0]]
+            addresses = {"x": _address(qkv), "keys": rows.keys.ctypes.data, "values": rows.values.ctypes.data}
             return cast(Tensor, step.add(CallKind.ATTENTION, self._operation, step.rows, width, **addresses)), cache
         out = Tensor.empty(step.rows, width, dtype=dtypes.float32, device=self._place.device)
         run, address = self._model.operations.run_attention, ctypes.addressof(self._operation)
@@ -246,12 +297,29 @@ def _address(values: object) -> int:
     return values.address
 
 
-def record(place: Place, step_function: Callable[[Step, list[Cache]], Tensor], caches: list[Cache]) -> Program:
+def new_caches(attention: AttentionFunction, num_layers: int, num_slots: int) -> list[Cache]:
+    """Caches of several slots, for a model that will be recorded.
+
+    Raises:
+        TypeError: the attention is not one of ours.
+    """
+    if not isinstance(attention, _Attention):
+        raise TypeError(f"{type(attention).__name__} has no slots")
+    return [attention.new_cache(num_slots) for _ in range(num_layers)]
+
+
+def record(
+    place: Place,
+    states: Callable[[Step, list[Cache]], Tensor],
+    output: Callable[[Tensor, Step], Tensor],
+    caches: list[Cache],
+) -> Program:
     """Record a model's step as one program.
 
     Args:
         place: where the model's operations were built, all of them by the C kernels.
-        step_function: the model, as a TinyJit would run it: gives the logits of the last token.
+        states: the model up to its last operation, as a TinyJit would run it.
+        output: the last operation, one call: makes logits of states.
         caches: one for each layer, which the program will read and write.
 
     Raises:
@@ -260,10 +328,11 @@ def record(place: Place, step_function: Callable[[Step, list[Cache]], Tensor], c
     tokens = Tensor.empty(place.chunk_tokens, dtype=dtypes.int32, device=place.device)
     start, count = variables(place.num_ctx, place.chunk_tokens)
     recording = Recording(place.chunk_tokens, tokens, start, count, model=model_of(place))
-    logits = step_function(recording, caches)
-    if not isinstance(logits, Values):
-        raise TypeError(f"an operation that was not recorded gave {type(logits).__name__}")
-    return Program(recording, logits)
+    x = states(recording, caches)
+    logits = output(x, recording)
+    if not isinstance(logits, Values) or not isinstance(x, Values):
+        raise TypeError(f"an operation that was not recorded gave {type(x).__name__}, {type(logits).__name__}")
+    return Program(recording, x, logits)
 
 
 def _build_attention(spec: AttentionSpec, place: Place) -> _Attention | None:

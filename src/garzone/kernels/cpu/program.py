@@ -64,27 +64,63 @@ class Recording(Step):
 
 
 class Program:
-    """A recorded step."""
+    """A recorded step of a model with a cache of several slots. One caller at a time."""
 
-    def __init__(self, recording: Recording, logits: Values) -> None:
+    def __init__(self, recording: Recording, states: Values, logits: Values) -> None:
+        """Take over a recording.
+
+        Args:
+            recording: all calls; the last one makes the logits.
+            states: what the last call reads.
+            logits: what it writes.
+        """
         self._calls = (library.Call * len(recording.calls))(*recording.calls)
         self._run = operation_library().run_program
-        self._tokens = np.zeros(recording.rows, np.int32)
-        self._logits = np.ctypeslib.as_array((ctypes.c_float * logits.columns).from_address(logits.address))
+        rows = recording.rows
+        self._tokens, self._slots, self._positions, self._wanted = np.zeros((4, rows), np.int32)
+        self._batch = library.Batch(
+            tokens=self._tokens.ctypes.data,
+            slots=self._slots.ctypes.data,
+            positions=self._positions.ctypes.data,
+            wanted=self._wanted.ctypes.data,
+        )
+        self._states = _array(states, rows)
+        self._logits = _array(logits, rows)
         # memory, and the structs that calls point to
-        self._keep = (recording, logits)
+        self._keep = (recording, states, logits)
 
     @property
     def num_calls(self) -> int:
         """Calls of one step."""
         return len(self._calls)
 
-    def run(self, token_ids: Sequence[int], start: int) -> np.ndarray:
-        """Logits, float32 [vocabulary], after the last of these tokens, the first of which is at position `start`.
+    def run(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """Run one row for each token, which goes to a position of a slot; rows of one slot in ascending order.
 
-        Valid until the next call. Python's lock is not held meanwhile.
+        Python's lock is not held meanwhile.
+
+        Returns:
+            float32 [len(wanted), vocabulary]: logits of those rows. Valid until the next call.
         """
-        count = len(token_ids)
-        self._tokens[:count] = token_ids
-        self._run(self._calls, len(self._calls), self._tokens.ctypes.data, start, count)
-        return self._logits
+        self._launch(len(self._calls), token_ids, slots, positions, wanted)
+        return self._logits[: len(wanted)]
+
+    def run_to_states(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """As `run`, but float32 [len(wanted), hidden]: what the output would have been computed from."""
+        self._launch(len(self._calls) - 1, token_ids, slots, positions, wanted)
+        return self._states[list(wanted)]
+
+    def _launch(self, num_calls: int, *columns: Sequence[int]) -> None:
+        for array, values in zip((self._tokens, self._slots, self._positions, self._wanted), columns, strict=True):
+            array[: len(values)] = values
+        self._batch.count, self._batch.num_wanted = len(columns[0]), len(columns[-1])
+        self._run(self._calls, num_calls, self._batch)
+
+
+def _array(values: Values, rows: int) -> np.ndarray:
+    array = np.ctypeslib.as_array((ctypes.c_float * (rows * values.columns)).from_address(values.address))
+    return array.reshape(rows, values.columns)

@@ -12,8 +12,8 @@ float rms_factor(const float *x, long columns, float epsilon) {
   long i = 0;
   for (; i + 2 * LANES <= columns; i += 2 * LANES) {
     f32x16 a = load_f32(x + i), b = load_f32(x + i + LANES);
-    squares[0] += a * a;
-    squares[1] += b * b;
+    squares[0] = fma_f32(a, a, squares[0]);
+    squares[1] = fma_f32(b, b, squares[1]);
   }
   float sum = sum_lanes(squares[0] + squares[1]);
   for (; i < columns; i++) sum += x[i] * x[i];
@@ -24,9 +24,13 @@ static void normalise_some(float *to, const float *x, const float *norm, float f
   for (long i = 0; i < columns; i++) to[i] = x[i] * factor * norm[i];
 }
 
+static const float *row_of(const Normalise *n, long token) {
+  return n->x + (n->rows ? n->rows[token] : token) * n->stride;
+}
+
 /* One token, a few hundred columns at a time so that the normalised values never leave the first-level cache. */
 static void quantise_token(const Normalise *n, void *to, long token) {
-  const float *x = n->x + token * n->stride;
+  const float *x = row_of(n, token);
   float factor = n->norm ? rms_factor(x, n->columns, n->epsilon) : 1;
   float normalised[COLUMNS_AT_ONCE];
   for (long begin = 0; begin < n->columns; begin += COLUMNS_AT_ONCE) {
@@ -84,7 +88,7 @@ static void normalise_part(void *arg, unsigned part) {
   const Normalise *n = task->n;
   long last = pool_first(task->items, part + 1, task->parts);
   for (long token = pool_first(task->items, part, task->parts); token < last; token++) {
-    const float *x = n->x + token * n->stride;
+    const float *x = row_of(n, token);
     float *to = (float *)task->to + token * n->columns;
     if (n->norm) normalise_some(to, x, n->norm, rms_factor(x, n->columns, n->epsilon), n->columns);
     else memcpy(to, x, sizeof(float) * n->columns);

@@ -21,8 +21,9 @@ typedef ACTIVATION_TILE(1) Activation;                   /* one token: a vector 
 typedef ACTIVATION_TILE(TOKENS_PER_TILE) ActivationTile; /* several */
 
 typedef struct {
-  const float *x;    /* [tokens][stride] */
-  const float *norm; /* [columns], or NULL */
+  const float *x;       /* [tokens][stride] */
+  const int32_t *rows;  /* [tokens]: which rows of x the tokens are; NULL for all in order */
+  const float *norm;    /* [columns], or NULL */
   float epsilon;
   long tokens, columns, stride;
 } Normalise;

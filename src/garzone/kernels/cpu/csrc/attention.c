@@ -2,8 +2,9 @@
  *
  * The query heads of one or more tokens that read the same keys and values form a tile: up to QUERIES rows that share
  * every load. Positions are taken SPAN at a time with a running maximum and sum (Dao et al., arXiv 2205.14135; Milakov
- * and Gimelshein, arXiv 1805.02867). Where there are too few tiles to keep all threads busy, as when one token is
- * decoded, a tile's positions are split, and the splits' partial results are weighed together at the end.
+ * and Gimelshein, arXiv 1805.02867), within segments of a fixed length; the segments' partial results are then weighed
+ * together in their order. Where there are too few tiles to keep all threads busy, as when one token is decoded, each
+ * segment is a task of its own. Either way a token's numbers are the same to the last bit.
  */
 #include "attention.h"
 
@@ -13,7 +14,7 @@ enum {
   QUERIES = TOKENS_PER_TILE,
   SPAN = 128,              /* positions between two updates of the running maximum */
   TASKS_PER_THREAD = 4,
-  MOST_SPLITS = 64,
+  MOST_SEGMENTS = 32,      /* of a slot */
   PARTS_PER_THREAD = 8,    /* later tokens see more positions: small parts even it out */
 };
 static const float HIDDEN = -1e30f; /* the score of a position that may not be seen: its weight underflows to zero */
@@ -34,7 +35,7 @@ typedef struct {
   const Attention *a;
   const Tile *tiles;
   Partial *partials;
-  long num_tiles, splits, tasks;
+  long segments, tasks;
   unsigned parts;
 } Work;
 
@@ -53,8 +54,8 @@ INLINE void score_span(float scores[QUERIES][SPAN], const float (*q)[QUERIES], c
       prefetch(keys + d * LANES + padded * LANES);
       f32x16 k0 = from_half(keys + d * LANES), k1 = from_half(keys + (d + 1) * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
-        even[r] += k0 * q[d][r];
-        odd[r] += k1 * q[d + 1][r];
+        even[r] = fma_f32(k0, all_f32(q[d][r]), even[r]);
+        odd[r] = fma_f32(k1, all_f32(q[d + 1][r]), odd[r]);
       }
     }
     UNROLL for (int r = 0; r < rows; r++) store_f32(scores[r] + b * LANES, even[r] + odd[r]);
@@ -72,25 +73,28 @@ INLINE void add_values(float o[QUERIES][MOST_HEAD_SIZE], float weights[QUERIES][
     for (; t + 2 <= count; t += 2) {
       f32x16 v0 = from_half(values + t * padded + d), v1 = from_half(values + (t + 1) * padded + d);
       UNROLL for (int r = 0; r < rows; r++) {
-        even[r] += v0 * weights[r][t];
-        odd[r] += v1 * weights[r][t + 1];
+        even[r] = fma_f32(v0, all_f32(weights[r][t]), even[r]);
+        odd[r] = fma_f32(v1, all_f32(weights[r][t + 1]), odd[r]);
       }
     }
     if (t < count) {
       f32x16 v = from_half(values + t * padded + d);
-      UNROLL for (int r = 0; r < rows; r++) even[r] += v * weights[r][t];
+      UNROLL for (int r = 0; r < rows; r++) even[r] = fma_f32(v, all_f32(weights[r][t]), even[r]);
     }
     UNROLL for (int r = 0; r < rows; r++) store_f32(o[r] + d, even[r] + odd[r]);
   }
 }
 
+INLINE i32x16 seen_lanes(long block, long visible) {
+  i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return lane + (int32_t)(block * LANES) < (int32_t)visible;
+}
+
 /* Turns one row's scores into weights relative to its running maximum, and rescales what it has summed so far. */
 static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded) {
-  i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   f32x16 largest = all_f32(p->largest[r]);
   for (long b = 0; b < blocks; b++) {
-    i32x16 seen = lane + (int32_t)(b * LANES) < (int32_t)visible;
-    f32x16 s = select_f32(seen, load_f32(scores + b * LANES), all_f32(HIDDEN));
+    f32x16 s = select_f32(seen_lanes(b, visible), load_f32(scores + b * LANES), all_f32(HIDDEN));
     store_f32(scores + b * LANES, s);
     largest = max_f32(largest, s);
   }
@@ -98,11 +102,12 @@ static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long 
   f32x16 sum = {0};
   for (long b = 0; b < blocks; b++) {
     f32x16 weights = exp_f32(load_f32(scores + b * LANES) - new_largest);
+    weights = select_f32(seen_lanes(b, visible), weights, all_f32(0)); /* exp_f32 stops short of zero */
     store_f32(scores + b * LANES, weights);
     sum += weights;
   }
   float shrink = exp_f32(all_f32(p->largest[r] - new_largest))[0];
-  p->weight[r] = p->weight[r] * shrink + sum_lanes(sum);
+  p->weight[r] = p->weight[r] * shrink + sum_lanes(sum); /* two roundings: nothing here is contracted */
   p->largest[r] = new_largest;
   if (shrink != 1)
     for (long d = 0; d < padded; d += LANES) store_f32(p->o[r] + d, load_f32(p->o[r] + d) * shrink);
@@ -151,49 +156,73 @@ static void attend_tile(const Attention *a, const Tile *tile, long kv_head, long
   }
 }
 
-/* The splits of one tile weighed together, normalised and written out. */
-static void combine(const Attention *a, const Tile *tile, long kv_head, const Partial *partials, long splits) {
+/* Weighs another segment's results into those of the segments before it. */
+static void merge(Partial *into, const Partial *from, long rows, long padded) {
+  for (long r = 0; r < rows; r++) {
+    if (from->weight[r] == 0) continue; /* the row lies before this segment */
+    float largest = into->largest[r] > from->largest[r] ? into->largest[r] : from->largest[r];
+    f32x16 old = exp_f32(all_f32(into->largest[r] - largest)), new = exp_f32(all_f32(from->largest[r] - largest));
+    for (long d = 0; d < padded; d += LANES)
+      store_f32(into->o[r] + d, fma_f32(load_f32(from->o[r] + d), new, load_f32(into->o[r] + d) * old));
+    into->weight[r] = into->weight[r] * old[0] + from->weight[r] * new[0];
+    into->largest[r] = largest;
+  }
+}
+
+static void write_out(const Attention *a, const Tile *tile, long kv_head, const Partial *p) {
   long head_size = a->cache.head_size, group = a->heads / a->cache.kv_heads;
   for (long r = 0; r < tile->rows; r++) {
     long row = tile->first_row + r, token = tile->first_token + row / group, head = kv_head * group + row % group;
     float *out = a->out + (token * a->heads + head) * head_size;
-    float largest = HIDDEN, weight = 0, factors[MOST_SPLITS];
-    for (long s = 0; s < splits; s++)
-      if (partials[s].largest[r] > largest) largest = partials[s].largest[r];
-    for (long s = 0; s < splits; s++) {
-      factors[s] = splits == 1 ? 1 : exp_f32(all_f32(partials[s].largest[r] - largest))[0];
-      weight += factors[s] * partials[s].weight[r];
-    }
-    for (long d = 0; d < head_size; d++) {
-      float sum = 0;
-      for (long s = 0; s < splits; s++) sum += factors[s] * partials[s].o[r][d];
-      out[d] = sum / weight;
-    }
+    for (long d = 0; d < head_size; d++) out[d] = p->o[r][d] / p->weight[r];
   }
 }
 
-static long split_begin(long positions, long split, long splits) {
-  long spans = (positions + SPAN - 1) / SPAN;
-  return spans * split / splits * SPAN;
+/* Positions of a segment: the same for every token of a cache, whatever its position, lest sums depend on the batch. */
+static long segment_positions(const KVCache *cache) {
+  long spans = (cache->positions + SPAN - 1) / SPAN;
+  return (spans + MOST_SEGMENTS - 1) / MOST_SEGMENTS * SPAN;
 }
 
+static long count_segments(const KVCache *cache, long positions) {
+  long segment = segment_positions(cache);
+  return (positions + segment - 1) / segment;
+}
+
+static void attend_segment(const Attention *a, const Tile *tile, long kv_head, long index, Partial *p) {
+  long segment = segment_positions(&a->cache), begin = index * segment, end = begin + segment;
+  long positions = tile_positions(a, tile);
+  attend_tile(a, tile, kv_head, begin, end < positions ? end : positions, p);
+}
+
+/* Whole tiles, segment after segment. */
 static void attend_part(void *arg, unsigned part) {
   const Work *work = arg;
   const Attention *a = work->a;
   long last = pool_first(work->tasks, part + 1, work->parts);
   for (long task = pool_first(work->tasks, part, work->parts); task < last; task++) {
-    long split = task % work->splits, tile_head = task / work->splits;
-    const Tile *tile = work->tiles + tile_head / a->cache.kv_heads;
-    long kv_head = tile_head % a->cache.kv_heads, positions = tile_positions(a, tile);
-    long begin = split_begin(positions, split, work->splits), end = split_begin(positions, split + 1, work->splits);
-    if (end > positions) end = positions;
-    if (work->splits > 1) {
-      attend_tile(a, tile, kv_head, begin, end, work->partials + task);
-    } else {
-      Partial partial;
-      attend_tile(a, tile, kv_head, begin, end, &partial);
-      combine(a, tile, kv_head, &partial, 1);
+    const Tile *tile = work->tiles + task / a->cache.kv_heads;
+    long kv_head = task % a->cache.kv_heads, segments = count_segments(&a->cache, tile_positions(a, tile));
+    Partial all, one;
+    attend_segment(a, tile, kv_head, 0, &all);
+    for (long s = 1; s < segments; s++) {
+      attend_segment(a, tile, kv_head, s, &one);
+      merge(&all, &one, tile->rows, padded_head_size(a->cache.head_size));
     }
+    write_out(a, tile, kv_head, &all);
+  }
+}
+
+/* Single segments, whose results are kept. */
+static void attend_segments_part(void *arg, unsigned part) {
+  const Work *work = arg;
+  const Attention *a = work->a;
+  long last = pool_first(work->tasks, part + 1, work->parts);
+  for (long task = pool_first(work->tasks, part, work->parts); task < last; task++) {
+    long segment = task % work->segments, tile_head = task / work->segments;
+    const Tile *tile = work->tiles + tile_head / a->cache.kv_heads;
+    if (segment < count_segments(&a->cache, tile_positions(a, tile)))
+      attend_segment(a, tile, tile_head % a->cache.kv_heads, segment, work->partials + task);
   }
 }
 
@@ -211,33 +240,37 @@ static long make_tiles(const Attention *a, Tile *tiles) {
 
 static long most_tiles(long tokens, long group) { return tokens * ((group + QUERIES - 1) / QUERIES); }
 
-static long choose_splits(long tile_heads, long positions, long threads) {
-  long wanted = threads > 1 ? (threads * TASKS_PER_THREAD + tile_heads - 1) / tile_heads : 1;
-  long spans = (positions + SPAN - 1) / SPAN;
-  long splits = wanted < spans ? wanted : spans;
-  return splits < MOST_SPLITS ? splits : MOST_SPLITS;
-}
-
-/* Tiles first, then partial results: there are splits only when there are fewer tasks than TASKS_PER_THREAD a thread,
- * and rounding up makes them at most twice as many. */
-long attention_scratch_bytes(long tokens, long heads, long kv_heads, long threads) {
-  long partials = threads * TASKS_PER_THREAD * 2;
+/* Tiles first, then the partial results of segments, which are kept only where there are few tiles. */
+long attention_scratch_bytes(long tokens, long heads, long kv_heads, long threads, long positions) {
+  KVCache cache = {.positions = positions};
+  long partials = threads * TASKS_PER_THREAD * count_segments(&cache, positions);
   return most_tiles(tokens, heads / kv_heads) * (long)sizeof(Tile) + partials * (long)sizeof(Partial);
 }
 
 void attend(Pool *pool, const Attention *a) {
-  long group = a->heads / a->cache.kv_heads, longest = 0;
+  long group = a->heads / a->cache.kv_heads, longest = 0, kv_heads = a->cache.kv_heads;
   for (long t = 0; t < a->tokens; t++)
     if (a->positions[t] >= longest) longest = a->positions[t] + 1;
   Tile *tiles = (Tile *)a->scratch;
-  Work work = {a, tiles, (Partial *)(tiles + most_tiles(a->tokens, group)), make_tiles(a, tiles), 1, 0, 0};
-  work.splits = choose_splits(work.num_tiles * a->cache.kv_heads, longest, pool->threads);
-  work.tasks = work.num_tiles * a->cache.kv_heads * work.splits;
-  work.parts = work.splits > 1 ? (unsigned)work.tasks : pool_parts(pool, work.tasks, PARTS_PER_THREAD);
-  pool->run(pool, attend_part, &work, work.parts);
-  if (work.splits > 1)
-    for (long i = 0; i < work.num_tiles * a->cache.kv_heads; i++)
-      combine(a, tiles + i / a->cache.kv_heads, i % a->cache.kv_heads, work.partials + i * work.splits, work.splits);
+  Work work = {.a = a, .tiles = tiles, .partials = (Partial *)(tiles + most_tiles(a->tokens, group))};
+  long tile_heads = make_tiles(a, tiles) * kv_heads;
+  work.segments = count_segments(&a->cache, longest);
+  if (work.segments == 1 || pool->threads == 1 || tile_heads >= (long)pool->threads * TASKS_PER_THREAD) {
+    work.tasks = tile_heads;
+    work.parts = pool_parts(pool, work.tasks, PARTS_PER_THREAD);
+    pool->run(pool, attend_part, &work, work.parts);
+    return;
+  }
+  work.tasks = tile_heads * work.segments;
+  work.parts = (unsigned)work.tasks;
+  pool->run(pool, attend_segments_part, &work, work.parts);
+  for (long i = 0; i < tile_heads; i++) {
+    const Tile *tile = tiles + i / kv_heads;
+    Partial *partials = work.partials + i * work.segments;
+    for (long s = 1; s < count_segments(&a->cache, tile_positions(a, tile)); s++)
+      merge(partials, partials + s, tile->rows, padded_head_size(a->cache.head_size));
+    write_out(a, tile, i % kv_heads, partials);
+  }
 }
 
 void store_kv(const KVCache *cache, long slot, long kv_head, long position, const float *key, const float *value) {

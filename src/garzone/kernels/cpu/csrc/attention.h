@@ -28,7 +28,8 @@ typedef struct {
   void *scratch;            /* attention_scratch_bytes(..) */
 } Attention;
 
-long attention_scratch_bytes(long tokens, long heads, long kv_heads, long threads);
+/* `positions`: of a slot of the cache */
+long attention_scratch_bytes(long tokens, long heads, long kv_heads, long threads, long positions);
 void attend(Pool *pool, const Attention *attention);
 
 /* Writes one head's key and value, float[head_size] each, into a row of the cache. */

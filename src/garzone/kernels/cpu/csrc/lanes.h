@@ -2,8 +2,7 @@
  *
  * A lane is one output row of a matrix (sixteen rows are interleaved when weights are packed), one position of the
  * cache, or one element of a vector. The types are the compiler's own vectors of 64 bytes: one AVX-512 register, two of
- * AVX2, four of NEON. Plain arithmetic, comparisons and shifts need no intrinsics; a*b+c becomes a fused multiply-add
- * where there is one. The few operations that compilers do not find are written per instruction set in the header
+ * AVX2, four of NEON. Plain arithmetic, comparisons and shifts need no intrinsics. The few operations that compilers do not find are written per instruction set in the header
  * chosen below, each of which defines
  *
  *   dot_unsigned(sum, w, x)   sum[l] += w[4l..4l+3] . x[0..3] for weights in 0..127
@@ -11,10 +10,15 @@
  *                             -SIGNED_BIAS * (x[0] + .. + x[3]), see `start` in linear.h
  *   lookup(table, index)      table[index[i]] for each of 64 bytes, indices in 0..15
  *   from_half, to_half        sixteen IEEE half floats
+ *   fma_f32(a, b, c)          a * b + c, rounded once where the processor can; never left to the compiler, so that sums
+ *                             come out the same in every loop (see below)
  *   round_to_int              to the nearest, ties to even
  *   min_f32, max_f32, abs_f32, sum_lanes, max_lanes, sum_lanes_i32, store_low_bytes
  *                             what their names say; lanes_generic.h has them for all that do not care
  *   TOKENS_PER_TILE           tokens a matrix product handles at once: as many as keep their sums in registers
+ *
+ * A token's numbers do not depend on what else is in its batch, to the last bit: every loop adds up in the same order,
+ * whether for one token or many, and no compiler contracts a*b+c on its own (-ffp-contract=off).
  */
 #ifndef GARZONE_LANES_H
 #define GARZONE_LANES_H

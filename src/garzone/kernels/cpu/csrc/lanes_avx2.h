@@ -55,6 +55,14 @@ INLINE void to_half(half *to, f32x16 v) {
   _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(h[0], _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128((__m128i *)(to + 8), _mm256_cvtps_ph(h[1], _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE f32x16 fma_f32(f32x16 a, f32x16 b, f32x16 c) {
+  __m256 x[2], y[2], z[2];
+  memcpy(x, &a, sizeof a);
+  memcpy(y, &b, sizeof b);
+  memcpy(z, &c, sizeof c);
+  __m256 sums[2] = {_mm256_fmadd_ps(x[0], y[0], z[0]), _mm256_fmadd_ps(x[1], y[1], z[1])};
+  return load_f32(sums);
+}
 INLINE i32x16 round_to_int(f32x16 v) {
   __m256 h[2];
   memcpy(h, &v, sizeof h);

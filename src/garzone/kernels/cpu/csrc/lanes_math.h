@@ -11,14 +11,15 @@
 INLINE f32x16 exp_f32(f32x16 x) {
   x = min_f32(max_f32(x, all_f32(-87.0f)), all_f32(88.0f));
   i32x16 n = round_to_int(x * 1.44269504f);
-  f32x16 whole = float_of_i32(n), r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+  f32x16 whole = float_of_i32(n), r = fma_f32(whole, all_f32(-0.693359375f), x);
+  r = fma_f32(whole, all_f32(2.12194440e-4f), r);
   f32x16 y = all_f32(1.9875691500e-4f);
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
+  y = fma_f32(y, r, all_f32(1.3981999507e-3f));
+  y = fma_f32(y, r, all_f32(8.3334519073e-3f));
+  y = fma_f32(y, r, all_f32(4.1665795894e-2f));
+  y = fma_f32(y, r, all_f32(1.6666665459e-1f));
+  y = fma_f32(y, r, all_f32(5.0000001201e-1f));
+  y = fma_f32(y, r * r, r) + 1.0f;
   return y * (f32x16)((n + 127) << 23);
 }
 

@@ -33,6 +33,14 @@ INLINE void to_half(half *to, f32x16 f) {
   memcpy(v, &f, sizeof v);
   UNROLL for (int i = 0; i < 4; i++) vst1_u16(to + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(v[i])));
 }
+INLINE f32x16 fma_f32(f32x16 a, f32x16 b, f32x16 c) {
+  float32x4_t x[4], y[4], z[4];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  memcpy(z, &c, sizeof z);
+  UNROLL for (int i = 0; i < 4; i++) z[i] = vfmaq_f32(z[i], x[i], y[i]);
+  return load_f32(z);
+}
 INLINE i32x16 round_to_int(f32x16 f) {
   float32x4_t v[4];
   int32x4_t r[4];

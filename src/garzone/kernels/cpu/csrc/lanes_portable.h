@@ -51,6 +51,8 @@ INLINE void to_half(half *to, f32x16 v) {
   }
 }
 
+INLINE f32x16 fma_f32(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; }
+
 /* Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa. */
 INLINE i32x16 round_to_int(f32x16 v) { return (i32x16)(v + 0x1.8p23f) - 0x4b400000; }
 #include "lanes_generic.h"

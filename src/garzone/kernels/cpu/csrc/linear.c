@@ -34,23 +34,25 @@ INLINE int32_t sub_sum(const int32_t *half_sum, int stride, int sub) {
   return SUBS == 1 ? half_sum[0] + half_sum[stride] : half_sum[sub * stride];
 }
 
+/* The one place where products become floats, so that one token and many add up alike. */
+INLINE f32x16 add_sub(f32x16 sum, i32x16 dots, f32x16 scale, f32x16 minimum, float scale_of_x, float sum_of_x) {
+  sum = fma_f32(float_of_i32(dots), scale * scale_of_x, sum);
+  return HAS_MINIMUM ? fma_f32(minimum, all_f32(sum_of_x), sum) : sum;
+}
+
 /* ---- one token ---- */
 
-INLINE f32x16 group_times_vector(const Rows *rows, int group, const Activation *x) {
-  f32x16 product = {0};
+INLINE f32x16 add_group_times_vector(f32x16 sum, const Rows *rows, int group, const Activation *x) {
   UNROLL for (int sub = 0; sub < SUBS; sub++) {
     i32x16 even = start(sub_sum(x->half_sum[0], 1, sub)), odd = {0}; /* two chains hide the latency of the dot */
     UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i += 2) {
       even = dot(even, quad(rows, group, i), load_dword(x->q[i][0]));
       odd = dot(odd, quad(rows, group, i + 1), load_dword(x->q[i + 1][0]));
     }
-    product += float_of_i32(even + odd) * (scale(rows, group * SUBS + sub) * x->scale[0]);
-    if (HAS_MINIMUM) {
-      float sum = SUBS == 1 ? x->sum[0] : x->scale[0] * (float)x->half_sum[sub][0];
-      product += minimum(rows, group * SUBS + sub) * sum;
-    }
+    sum = add_sub(sum, even + odd, scale(rows, group * SUBS + sub), minimum(rows, group * SUBS + sub), x->scale[0],
+                  SUBS == 1 ? x->sum[0] : x->scale[0] * (float)x->half_sum[sub][0]);
   }
-  return product;
+  return sum;
 }
 
 static f32x16 rows_times_vector(const Rows *rows, const Activation *x, long blocks) {
@@ -60,7 +62,7 @@ static f32x16 rows_times_vector(const Rows *rows, const Activation *x, long bloc
     KEEP_LOOP for (int group = 0; group < GROUPS; group++) {
       UNROLL for (int line = 0; line < GROUP_BYTES; line += VECTOR_BYTES)
         prefetch((const char *)rows + PREFETCH_BYTES + group * GROUP_BYTES + line);
-      sum += group_times_vector(rows, group, x + group);
+      sum = add_group_times_vector(sum, rows, group, x + group);
     }
   }
   return sum;
@@ -97,9 +99,8 @@ static void panel_times_tile(f32x16 sums[TOKENS_PER_TILE], const Panel *panel, c
         UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
       }
       UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) {
-        sum[t] += float_of_i32(dots[t]) * (panel->scale[g][sub] * x->scale[t]);
-        if (HAS_MINIMUM)
-          sum[t] += panel->minimum[g][sub] * (SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t]);
+        float sum_of_x = SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t];
+        sum[t] = add_sub(sum[t], dots[t], panel->scale[g][sub], panel->minimum[g][sub], x->scale[t], sum_of_x);
       }
     }
   UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sums[t] = sum[t];

@@ -22,23 +22,26 @@ INLINE f32x16 weights(const Weight *w) { return from_bfloat16(w); }
 
 enum { PANEL_COLUMNS = 128, TOKENS_PER_PASS = 256, PREFETCH_BYTES = 2560, PARTS_PER_THREAD = 6 };
 
+INLINE f32x16 add_product(f32x16 sum, f32x16 w, float x) { return fma_f32(w, all_f32(x), sum); }
+
+/* One chain of sums, as for many tokens; its latency lets through more than memory delivers. */
 static f32x16 rows_times_vector(const Weight *w, const float *x, long columns) {
-  f32x16 sum[4] = {{0}}; /* four chains hide the latency of the multiply-add */
+  f32x16 sum = {0};
   long k = 0;
   for (; k + 4 <= columns; k += 4) {
     prefetch((const char *)(w + k * LANES) + PREFETCH_BYTES);
     if (sizeof(Weight) == 4) prefetch((const char *)(w + k * LANES) + PREFETCH_BYTES + 2 * VECTOR_BYTES);
-    UNROLL for (int i = 0; i < 4; i++) sum[i] += weights(w + (k + i) * LANES) * x[k + i];
+    UNROLL for (int i = 0; i < 4; i++) sum = add_product(sum, weights(w + (k + i) * LANES), x[k + i]);
   }
-  for (; k < columns; k++) sum[0] += weights(w + k * LANES) * x[k];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (; k < columns; k++) sum = add_product(sum, weights(w + k * LANES), x[k]);
+  return sum;
 }
 
 static void panel_times_tokens(f32x16 *sums, const f32x16 *panel, const float *x, long stride, long columns) {
   f32x16 sum[TOKENS_PER_TILE];
   UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sum[t] = sums[t];
   for (long k = 0; k < columns; k++)
-    UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sum[t] += panel[k] * x[t * stride + k];
+    UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sum[t] = add_product(sum[t], panel[k], x[t * stride + k]);
   UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sums[t] = sum[t];
 }
 
@@ -53,7 +56,7 @@ static void rows_times_tokens(const Product *p, const Weight *w, long first_row,
     for (; t + TOKENS_PER_TILE <= tokens; t += TOKENS_PER_TILE)
       panel_times_tokens(sums + t, panel, x + t * p->columns + first, p->columns, columns);
     for (; t < tokens; t++)
-      for (long k = 0; k < columns; k++) sums[t] += panel[k] * x[t * p->columns + first + k];
+      for (long k = 0; k < columns; k++) sums[t] = add_product(sums[t], panel[k], x[t * p->columns + first + k]);
   }
   for (long t = 0; t < tokens; t++) finish_rows(p, first_token + t, first_row, sums[t]);
 }

@@ -45,10 +45,14 @@ static void embed_token(const void *arg, long t) {
   table->unpack_row(call->out + t * table->columns, table->weights, call->tokens[t], table->columns);
 }
 
+void embed(const Embed *op, float *out, const Batch *batch) {
+  EmbedCall call = {op, out, batch->tokens};
+  for_each_token(op->workspace->pool, batch->count, embed_token, &call);
+}
+
 void run_embed(float *out, const int32_t *tokens, long count, long unused3, long unused4, const Embed *op) {
   (void)unused3, (void)unused4;
-  EmbedCall call = {op, out, tokens};
-  for_each_token(op->workspace->pool, count, embed_token, &call);
+  embed(op, out, &(Batch){.tokens = tokens, .count = count});
 }
 
 /* ---- products ---- */
@@ -71,13 +75,13 @@ static void gate_token(const void *arg, long t) {
 /* The matrices of an operation times its input, side by side into rows of `stride`; the input is first converted to
  * whatever their weights ask for. */
 static void multiply_all(const Linear *op, float *out, long stride, const float *x, const float *residual,
-                         long tokens) {
+                         long tokens, const int32_t *rows) {
   const Workspace *w = op->workspace;
   Product products[MOST_MATRICES];
   MultiplyGroups functions[MOST_MATRICES];
   long floats = 0;
   for (long i = 0; i < op->num_matrices; i++) floats += op->matrices[i].is_float;
-  Normalise n = {x, op->norm, op->epsilon, tokens, op->columns, op->columns};
+  Normalise n = {x, rows, op->norm, op->epsilon, tokens, op->columns, op->columns};
   if (floats < op->num_matrices) quantise(w->pool, &n, w->quantised);
   if (floats) normalise(w->pool, &n, w->normalised);
   for (long i = 0; i < op->num_matrices; i++) {
@@ -91,29 +95,33 @@ static void multiply_all(const Linear *op, float *out, long stride, const float 
   multiply_together(w->pool, products, functions, (int)op->num_matrices);
 }
 
-static void linear(const Linear *op, float *out, const float *x, const float *residual, long tokens) {
-  if (op->last_row) {
-    x += (tokens - 1) * op->columns;
-    tokens = 1;
-  }
+void linear(const Linear *op, float *out, const float *x, const float *residual, const Batch *batch) {
+  long tokens = op->last_row ? batch->num_wanted : batch->count;
+  const int32_t *rows = op->last_row ? batch->wanted : NULL;
+  if (!tokens) return;
   if (!op->gated) {
-    multiply_all(op, out, op->out_columns, x, residual, tokens);
+    multiply_all(op, out, op->out_columns, x, residual, tokens, rows);
     return;
   }
-  multiply_all(op, op->workspace->wide, 2 * op->out_columns, x, NULL, tokens);
+  multiply_all(op, op->workspace->wide, 2 * op->out_columns, x, NULL, tokens, rows);
   GateCall call = {out, op->workspace->wide, op->out_columns};
   for_each_token(op->workspace->pool, tokens, gate_token, &call);
 }
 
+static void linear_of_one_sequence(const Linear *op, float *out, const float *x, const float *residual, long count) {
+  int32_t last = (int32_t)(count - 1);
+  linear(op, out, x, residual, &(Batch){.wanted = &last, .num_wanted = 1, .count = count});
+}
+
 void run_linear(float *out, const float *x, long count, long unused3, long unused4, const Linear *op) {
   (void)unused3, (void)unused4;
-  linear(op, out, x, NULL, count);
+  linear_of_one_sequence(op, out, x, NULL, count);
 }
 
 void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4,
                          const Linear *op) {
   (void)unused4;
-  linear(op, out, x, residual, count);
+  linear_of_one_sequence(op, out, x, residual, count);
 }
 
 /* ---- attention ---- */
@@ -122,7 +130,7 @@ typedef struct {
   const SelfAttention *op;
   const float *qkv;
   KVCache cache;
-  long start;
+  const Batch *batch;
 } AttentionCall;
 
 static void rotate(float *head, const float *rope, long rotated, long adjacent) {
@@ -143,7 +151,7 @@ static void normalise_head(float *head, const float *norm, long size, float epsi
 static void prepare_token(const void *arg, long t) {
   const AttentionCall *call = arg;
   const SelfAttention *op = call->op;
-  long position = call->start + t, size = op->head_size;
+  long position = call->batch->positions[t], size = op->head_size;
   const float *rope = op->rope + position * op->rotated;
   const float *from = call->qkv + t * (op->heads + 2 * op->kv_heads) * size;
   float *queries = op->workspace->queries + t * op->heads * size;
@@ -160,20 +168,26 @@ static void prepare_token(const void *arg, long t) {
     memcpy(key, keys + h * size, sizeof(float) * size);
     if (op->k_norm) normalise_head(key, op->k_norm, size, op->epsilon);
     rotate(key, rope, op->rotated, op->adjacent);
-    store_kv(&call->cache, 0, h, position, key, values + h * size);
+    store_kv(&call->cache, call->batch->slots[t], h, position, key, values + h * size);
   }
+}
+
+void self_attention(const SelfAttention *op, float *out, half *keys, half *values, const float *qkv,
+                    const Batch *batch) {
+  const Workspace *w = op->workspace;
+  AttentionCall call = {op, qkv, {keys, values, op->kv_heads, op->head_size, op->positions}, batch};
+  for_each_token(w->pool, batch->count, prepare_token, &call);
+  Attention attention = {call.cache,       w->queries,   out,       batch->slots,
+                         batch->positions, batch->count, op->heads, op->heads * op->head_size, w->scratch};
+  attend(w->pool, &attention);
 }
 
 void run_attention(float *out, half *cache, const float *qkv, long start, long count, const SelfAttention *op) {
   const Workspace *w = op->workspace;
-  long halves = op->kv_heads * op->positions * padded_head_size(op->head_size);
-  AttentionCall call = {op, qkv, {cache, cache + halves, op->kv_heads, op->head_size, op->positions}, start};
-  for_each_token(w->pool, count, prepare_token, &call);
   for (long t = 0; t < count; t++) {
     w->slots[t] = 0;
     w->positions[t] = (int32_t)(start + t);
   }
-  Attention attention = {call.cache, w->queries,  out,       w->slots,
-                         w->positions, count, op->heads, op->heads * op->head_size, w->scratch};
-  attend(w->pool, &attention);
+  half *values = cache + op->kv_heads * op->positions * padded_head_size(op->head_size);
+  self_attention(op, out, cache, values, qkv, &(Batch){.slots = w->slots, .positions = w->positions, .count = count});
 }

@@ -26,6 +26,14 @@ typedef struct {
   long rows, columns, is_float;
 } Matrix;
 
+/* The rows of one step: tokens of one or several sequences, each at its place in the cache. Rows of one slot ascend in
+ * position. */
+typedef struct {
+  const int32_t *tokens, *slots, *positions; /* [count] */
+  const int32_t *wanted;                     /* [num_wanted]: the rows whose logits are asked for, ascending */
+  long count, num_wanted;
+} Batch;
+
 /* `tokens` rows of a table. */
 typedef struct {
   const Workspace *workspace;
@@ -41,7 +49,7 @@ typedef struct {
   float epsilon;
   long columns, out_columns;
   long gated;    /* two matrices, and silu(first) * second is the result */
-  long last_row; /* of the tokens, only the last one's row is computed */
+  long last_row; /* only the rows that are wanted are computed */
 } Linear;
 
 /* Rotation of queries and keys, KV cache, softmax. */
@@ -55,7 +63,13 @@ typedef struct {
   long adjacent; /* rotated pairs are (2i, 2i + 1); otherwise (i, i + rotated / 2) */
 } SelfAttention;
 
-/* Entry points. The last argument is the operation; see trampoline.py for how it gets there. */
+void embed(const Embed *op, float *out, const Batch *batch);
+void linear(const Linear *op, float *out, const float *x, const float *residual, const Batch *batch);
+/* `keys` and `values` are those of one layer; see KVCache. */
+void self_attention(const SelfAttention *op, float *out, half *keys, half *values, const float *qkv,
+                    const Batch *batch);
+
+/* Entry points for one sequence in slot 0, whose last row is the one wanted. The last argument is the operation; see trampoline.py for how it gets there. */
 void run_embed(float *out, const int32_t *tokens, long count, long unused3, long unused4, const Embed *op);
 void run_linear(float *out, const float *x, long count, long unused3, long unused4, const Linear *op);
 void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4, const Linear *op);

@@ -5,12 +5,12 @@
  */
 #include "program.h"
 
-void run_program(const Call *calls, long num_calls, const int32_t *tokens, long start, long count) {
+void run_program(const Call *calls, long num_calls, const Batch *batch) {
   for (const Call *call = calls; call < calls + num_calls; call++) {
     switch ((CallKind)call->kind) {
-    case CALL_EMBED: run_embed(call->out, tokens, count, 0, 0, call->operation); break;
-    case CALL_LINEAR: run_linear_residual(call->out, call->x, call->residual, count, 0, call->operation); break;
-    case CALL_ATTENTION: run_attention(call->out, call->cache, call->x, start, count, call->operation); break;
+    case CALL_EMBED: embed(call->operation, call->out, batch); break;
+    case CALL_LINEAR: linear(call->operation, call->out, call->x, call->residual, batch); break;
+    case CALL_ATTENTION: self_attention(call->operation, call->out, call->keys, call->values, call->x, batch); break;
     }
   }
 }

@@ -12,10 +12,10 @@ typedef struct {
   float *out;
   const float *x;        /* what went before; NULL for an embedding, which reads the step's tokens */
   const float *residual; /* or NULL */
-  half *cache;           /* of an attention */
+  half *keys, *values;   /* of an attention */
 } Call;
 
-/* Runs `count` tokens at positions `start` and on through all calls. */
-void run_program(const Call *calls, long num_calls, const int32_t *tokens, long start, long count);
+/* Runs the rows of a step through all calls. */
+void run_program(const Call *calls, long num_calls, const Batch *batch);
 
 #endif
