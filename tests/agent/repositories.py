@@ -69,7 +69,7 @@ def make_repository(path: Path, files: Mapping[str, str] | None = None) -> Path:
 
 def fix_task(repo: Path, check: str | None = CHECK, **given: Any) -> Task:
     """A fix task with few candidates."""
-    values: dict[str, Any] = {"num_candidates": 2, "max_rounds": 1, "check_timeout_s": 20.0, **given}
+    values: dict[str, Any] = {"num_candidates": 2, "max_rounds": 1, "check_timeout_s": 20.0, "parallel": 1, **given}
     return Task(
         id="ab12cd", kind=TaskKind.FIX, instruction="paginate skips the first page", repo=repo, check=check, **values
     )  # type: ignore[arg-type]

@@ -125,7 +125,6 @@ async def test_a_check_that_passes_already_asks_no_model(tmp_path: Path, box: Sa
 @pytest.mark.parametrize(
     ("check", "error", "words"),
     [
-        (None, UsageError, "--check"),
         ("no-such-command-at-all -q", CheckNotFound, "check not found.*no-such-command"),
         (f"{sys.executable} -m no_such_module", CheckNotFound, "no module no_such_module"),
         (f"{CHECK} -k nothing_is_called_so", CheckNotFound, "runs no test"),
@@ -133,13 +132,61 @@ async def test_a_check_that_passes_already_asks_no_model(tmp_path: Path, box: Sa
     ],
 )
 async def test_a_check_that_is_not_there_is_said_before_any_model_call(
-    repo: Path, box: Sandbox, check: str | None, error: type[Exception], words: str
+    repo: Path, box: Sandbox, check: str, error: type[Exception], words: str
 ) -> None:
     generator = ScriptedGenerator(["never"])
     with pytest.raises(error, match=words):
         await run_task(fix_task(repo, check), generator, box)
     assert generator.requests == []
     assert len(git(repo, "worktree", "list").splitlines()) == 1
+
+
+async def test_a_repository_without_any_check_is_told_to_name_one(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"pager.py": PAGER})
+    generator = ScriptedGenerator(["never"])
+    with pytest.raises(UsageError, match="--check"):
+        await run_task(fix_task(repo, None), generator, box)
+    assert generator.requests == []
+
+
+async def test_without_a_check_the_projects_own_is_found_and_said(repo: Path, box: Sandbox) -> None:
+    report = await run_task(fix_task(repo, None), ScriptedGenerator([block(FIXED_PAGINATE)]), box)
+    assert report.verdict is Verdict.PROVED, report
+    assert report.checks[0].command == "pytest -q"
+    assert any("found, not given: `pytest -q`" in note for note in report.notes)
+
+
+async def test_of_several_proofs_at_once_the_smallest_change_is_taken(repo: Path, box: Sandbox) -> None:
+    longer = FIXED_PAGINATE.replace("    start =", "    # one\n    # two\n    start =").replace("page - 1", "-1 + page")
+    generator = ScriptedGenerator([block(longer), block(FIXED_PAGINATE)])
+    report = await run_task(fix_task(repo, f"sleep 0.5; {CHECK}", parallel=2), generator, box)
+    assert report.verdict is Verdict.PROVED
+    assert report.num_candidates == 2
+    assert [(f.added, f.removed) for f in report.files] == [(1, 1)]
+
+
+async def test_malformed_answers_are_counted(repo: Path, box: Sandbox) -> None:
+    report = await run_task(fix_task(repo), ScriptedGenerator(["no", block(FIXED_PAGINATE)]), box)
+    assert report.num_malformed == 1
+    assert report.to_json()["malformed"] == 1
+
+
+async def test_a_name_nobody_defines_is_told_without_running_the_check(repo: Path, box: Sandbox) -> None:
+    events: list[Event] = []
+    typo = FIXED_PAGINATE.replace("items[start", "itmes[start")
+    generator = ScriptedGenerator([block(typo), block(FIXED_PAGINATE)])
+    report = await run_task(fix_task(repo, num_candidates=1, max_rounds=2), generator, box, on_event=events.append)
+    assert report.verdict is Verdict.PROVED
+    assert "Nothing defines itmes" in generator.requests[1].messages[-1].text
+    assert len([event for event in events if isinstance(event, CheckFinished)]) == 2
+
+
+async def test_the_budget_of_tokens_ends_the_asking(repo: Path, box: Sandbox) -> None:
+    answers: list[Answer] = [block(WRONG.format(n)) for n in range(1, 10)]
+    report = await run_task(fix_task(repo, num_candidates=9, max_tokens=60), ScriptedGenerator(answers), box)
+    assert report.verdict is Verdict.FAILED
+    assert report.num_candidates < 9
+    assert "within its tokens" in report.summary
 
 
 async def test_other_missing_things_have_their_own_errors(repo: Path, tmp_path: Path, box: Sandbox) -> None:

@@ -108,7 +108,7 @@ def test_nothing_of_the_repository_is_executed(repo: Path, tmp_path: Path) -> No
     mark.unlink(missing_ok=True)
     repository = Repository.open(repo)
     with Worktree(repository) as worktree:
-        change = worktree.commit("pager.py", b"x = 1\n", "garzone/fix-1", "fix")
+        change = worktree.commit({"pager.py": b"x = 1\n"}, "garzone/fix-1", "fix")
     assert "+x = 1" in change.patch
     assert not mark.exists()
 
@@ -118,7 +118,7 @@ def test_a_commit_is_a_branch_and_the_tree_of_the_user_stays(repo: Path) -> None
     git(repo, "branch", "garzone/fix-1")
     with Worktree(Repository.open(repo)) as worktree:
         place = worktree.path
-        change = worktree.commit("pager.py", PAGER.replace("page * size", "0").encode(), "garzone/fix-1", "fix: x")
+        change = worktree.commit({"pager.py": PAGER.replace("page * size", "0").encode()}, "garzone/fix-1", "fix: x")
     assert change.branch == "garzone/fix-1-2"
     assert [(f.path, f.added, f.removed) for f in change.files] == [("pager.py", 1, 1)]
     assert git(repo, "log", "-1", "--format=%an <%ae> %s", change.branch) == "garzone <garzone@localhost> fix: x"
@@ -145,7 +145,7 @@ def test_a_killed_task_is_swept_up_by_the_next(repo: Path) -> None:
 def test_a_scene_has_no_git_and_is_fresh_after_each_run(repo: Path, tmp_path: Path) -> None:
     with Worktree(Repository.open(repo)) as worktree:
         scene = Scene(worktree.path, tmp_path / "scene")
-        scene.prepare("pager.py", b"one")
+        scene.prepare({"pager.py": b"one"})
         assert not (scene.path / ".git").exists()
         (scene.path / "conftest.py").write_text("evil")
         (scene.path / "deep" / "er").mkdir(parents=True)
@@ -160,14 +160,14 @@ def test_a_scene_has_no_git_and_is_fresh_after_each_run(repo: Path, tmp_path: Pa
 def test_a_scene_that_was_tampered_with_is_made_anew(repo: Path, tmp_path: Path) -> None:
     with Worktree(Repository.open(repo)) as worktree:
         scene = Scene(worktree.path, tmp_path / "scene")
-        scene.prepare("pager.py", b"one")
+        scene.prepare({"pager.py": b"one"})
         test = scene.path / "test_pager.py"
         old, status = test.read_bytes(), test.stat()
         test.write_bytes(b"pass")
         test.write_bytes(old)
         os.utime(test, ns=(status.st_atime_ns, status.st_mtime_ns))  # all put back, but the change time tells
         assert scene.inspect().changed == ("test_pager.py",)
-        scene.prepare("pager.py", b"two")
+        scene.prepare({"pager.py": b"two"})
         test.unlink()
         test.symlink_to("/etc/passwd")
         assert scene.inspect().changed == ("test_pager.py",)

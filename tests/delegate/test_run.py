@@ -154,7 +154,8 @@ async def test_a_kind_that_is_not_there_yet_says_what_is(
     assert not ledger.path.exists()
 
 
-async def test_without_a_check_nothing_is_begun(repo: Path, ledger: Ledger, sandbox: Sandbox) -> None:
+async def test_without_a_check_nothing_is_begun(tmp_path: Path, ledger: Ledger, sandbox: Sandbox) -> None:
+    repo = make_repository(tmp_path / "untested", {"pager.py": PAGER})
     with pytest.raises(UsageError, match="--check"):
         await run(replace(the_task(repo), check=None), ScriptedGenerator([RIGHT]), sandbox, ledger)
     assert not ledger.path.exists()

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from garzone.agent.context import Target
 from garzone.agent.events import CandidateText, Listener
-from garzone.agent.kinds import Attempt, Kind, Material, Style
-from garzone.core.chat import Message
+from garzone.agent.kinds import Attempt, Job, Material, Question, Style
 from garzone.core.errors import ContextTooSmall, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
 from garzone.core.ports import TextGenerator
@@ -59,7 +58,7 @@ def num_parameters(details: ModelDetails) -> float | None:
 class Prompt:
     """A first prompt that fits, with the room its answer gets."""
 
-    messages: tuple[Message, ...]
+    question: Question
     num_tokens: int
     answer_tokens: int
 
@@ -80,8 +79,8 @@ class Asked:
 class Writer:
     """Lets one model write candidates for one task."""
 
-    def __init__(self, generator: TextGenerator, kind: Kind, budget: Budget, tell: Listener) -> None:
-        self.kind = kind
+    def __init__(self, generator: TextGenerator, budget: Budget, tell: Listener) -> None:
+        self._opened: Job | None = None
         self.tokens = TokenCount()
         self.notes: list[str] = []
         self._generator = generator
@@ -90,13 +89,17 @@ class Writer:
         self._prompts: dict[tuple[str, Style], Prompt] = {}
 
     @property
+    def _job(self) -> Job:
+        assert self._opened is not None, "prepare comes first"
+        return self._opened
+
+    @property
     def styles(self) -> tuple[Style, ...]:
         """How this model is asked, candidate after candidate, over and over."""
-        full, brief, bare = Style.FULL, Style.BRIEF, Style.BARE
-        return (bare, brief, full, bare) if self._budget.small else (full, full, brief, full)
+        return self._job.styles(self._budget.small)
 
-    async def prepare(self, task: Task, targets: list[Target], materials: Sequence[Material]) -> list[Target]:
-        """Make the first prompts, and leave out targets that do not fit.
+    async def prepare(self, job: Job) -> list[Target]:
+        """Make the first prompts of a job's targets, and leave out targets that do not fit.
 
         Returns:
             The targets that fit, in their order.
@@ -104,12 +107,14 @@ class Writer:
         Raises:
             ContextTooSmall: none does.
         """
+        self._opened = job
         misfits: list[ContextTooSmall] = []
         fitting: list[Target] = []
-        for target, material in zip(targets, materials, strict=True):
+        for target in self._job.targets:
+            material = self._job.material(target)
             try:
-                for style in Style:
-                    self._prompts[target.label, style] = await self._fitted(task, target, material, style)
+                for style in dict.fromkeys(self.styles):
+                    self._prompts[target.label, style] = await self._fitted(target, material, style)
                 fitting.append(target)
             except ContextTooSmall as misfit:
                 misfits.append(misfit)
@@ -117,20 +122,20 @@ class Writer:
             raise min(misfits, key=lambda misfit: misfit.needed_tokens)
         return fitting
 
-    async def _fitted(self, task: Task, target: Target, material: Material, style: Style) -> Prompt:
+    async def _fitted(self, target: Target, material: Material, style: Style) -> Prompt:
         needed = 0
         # a rewritten function is about as long as it was; twice that leaves room for a changed mind and some prose
-        answer_tokens = max(2 * await self._count(target.code) + 64, MIN_ANSWER_TOKENS)
+        answer_tokens = max(2 * await self._count(self._job.expected_text(target)) + 64, MIN_ANSWER_TOKENS)
         for less, left_out in _ever_less(material):
-            messages = self.kind.ask(task, target, less, style)
-            num_tokens = await self._count_all(messages)
+            question = self._job.ask(target, less, style)
+            num_tokens = await self._count_all(question)
             needed = num_tokens + answer_tokens
             if needed <= self._budget.context_tokens:
                 if left_out:
                     self.notes.append(
                         f"to fit {self._budget.context_tokens} tokens, the model was not shown {left_out}"
                     )
-                return Prompt(messages, num_tokens, answer_tokens)
+                return Prompt(question, num_tokens, answer_tokens)
         raise ContextTooSmall(needed, self._budget.context_tokens, self._budget.model)
 
     async def write(self, number: int, asked: Asked) -> str:
@@ -142,22 +147,39 @@ class Writer:
         """
         target, temperature = asked.target, asked.temperature
         prompt = self._prompts[target.label, asked.style]
-        messages, num_tokens = prompt.messages, prompt.num_tokens
+        question, num_tokens = prompt.question, prompt.num_tokens
         if asked.attempt is not None:
-            again = self.kind.ask_again(messages, target, asked.attempt)
+            again = self._job.ask_again(question, target, asked.attempt)
             num_again = await self._count_all(again)
             if num_again + prompt.answer_tokens <= self._budget.context_tokens:
-                messages, num_tokens = again, num_again
-        request = GenerateRequest(
+                question, num_tokens = again, num_again
+        request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
+        return await self._patiently(number, target, request, num_tokens)
+
+    async def answer(self, question: Question, max_tokens: int) -> str:
+        """One greedy answer that is no candidate: what a kind wants to know beforehand."""
+        num_tokens = await self._count_all(question)
+        room = self._budget.context_tokens - num_tokens
+        if room < MIN_ANSWER_TOKENS:
+            raise ContextTooSmall(num_tokens + MIN_ANSWER_TOKENS, self._budget.context_tokens, self._budget.model)
+        request = self._request(question, 0.0, seed=0, max_tokens=min(max_tokens, room))
+        return await self._patiently(0, None, request, num_tokens)
+
+    def _request(self, question: Question, temperature: float, *, seed: int, max_tokens: int) -> GenerateRequest:
+        return GenerateRequest(
             model=self._budget.model,
-            messages=messages,
+            messages=question.messages,
+            prompt=question.prompt,
+            suffix=question.suffix,
             sampling=SamplingParams(
-                temperature=temperature, top_k=40, top_p=0.95, seed=number, max_tokens=prompt.answer_tokens
+                temperature=temperature, top_k=40, top_p=0.95, seed=seed, max_tokens=max_tokens, stop=question.stop
             ),
             num_ctx=self._budget.context_tokens,
             think=False,
             truncate=False,
         )
+
+    async def _patiently(self, number: int, target: Target | None, request: GenerateRequest, num_tokens: int) -> str:
         for delay_s in RETRY_DELAYS_S:
             try:
                 return await self._stream(number, target, request, num_tokens)
@@ -165,7 +187,7 @@ class Writer:
                 await asyncio.sleep(delay_s)
         return await self._stream(number, target, request, num_tokens)
 
-    async def _stream(self, number: int, target: Target, request: GenerateRequest, num_tokens: int) -> str:
+    async def _stream(self, number: int, target: Target | None, request: GenerateRequest, num_tokens: int) -> str:
         text, usage = "", None
         stream = self._generator.generate(request)
         async with contextlib.aclosing(stream):
@@ -178,7 +200,7 @@ class Writer:
                     may_close = not delta.finish_reason and (
                         "`" in delta.text or "~" in delta.text or "\n" in delta.text
                     )
-                    if may_close and self.kind.complete(target, text):
+                    if may_close and target is not None and self._job.enough(target, text):
                         break
         if usage is None:  # broken off by us: the backend never told
             usage = Usage(prompt_tokens=num_tokens, completion_tokens=await self._count(text))
@@ -188,8 +210,8 @@ class Writer:
     async def _count(self, text: str) -> int:
         return await self._generator.count_tokens(self._budget.model, text)
 
-    async def _count_all(self, messages: Sequence[Message]) -> int:
-        return await self._count("\n".join(message.text for message in messages)) + TEMPLATE_TOKENS
+    async def _count_all(self, question: Question) -> int:
+        return await self._count(question.text) + TEMPLATE_TOKENS
 
 
 def _ever_less(material: Material) -> Iterator[tuple[Material, str]]:

@@ -42,12 +42,17 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be rewritten: one function of a file, or (span None) the file."""
+    """What is to be written: one function of a file, or (span None) the file, which may be new.
+
+    `hole` is the part of the text that is missing, in characters from the beginning of the file.
+    """
 
     path: str
     content: bytes
     source: SourceText
     span: Span | None
+    is_new: bool = False
+    hole: tuple[int, int] | None = None
 
     @property
     def label(self) -> str:
@@ -98,6 +103,7 @@ class CodeBase:
         self._read = read
         self._sources: dict[str, SourceText | None] = {}
         self._trees: dict[str, ast.Module | None] = {}
+        self.remembered: dict[str, list[str]] = {}  # what a command said of the code as it is
 
     def content(self, path: str) -> bytes:
         """A file's bytes."""

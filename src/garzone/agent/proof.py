@@ -1,6 +1,6 @@
-"""Runs the check on the code as it is and on candidates, always in a fresh scene, and says what each run shows.
+"""Says what a run of the task's check shows: whether it can be used at all, and whether a change is proved by it.
 
-Does not write candidates and does not choose among them.
+Runs it through the stage; does not write candidates and does not choose among them.
 """
 
 from __future__ import annotations
@@ -8,152 +8,159 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from garzone.agent.evidence import Evidence, contradictions, read_evidence
-from garzone.agent.scene import Scene, Traces
+from garzone.agent.changes import Draft, FileEdit
+from garzone.agent.context import trimmed_output
+from garzone.agent.evidence import contradictions
+from garzone.agent.stage import Run, Stage
 from garzone.agent.target import is_protected
 from garzone.agent.vet import objections
-from garzone.agent.worktree import Repository, Worktree
 from garzone.core.errors import CheckNotFound
-from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxView
+from garzone.core.task import Check, Finding
 
-INSTALLED = (".venv", "venv", "node_modules")  # not tracked, but what a project's check runs with
-MAX_PINNED = 200  # mounts; the comparison after the run covers the rest
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # POSIX shells
 PYTEST_USAGE, PYTEST_NO_TESTS = 4, 5  # pytest.ExitCode
+OUTPUT_CHARS = 1500  # of a failing output, for the next prompt
+HOPELESS = 1 << 20  # `num_failing` of what could not even be tried
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of the check: how it ended, what the tests recorded, what it left behind."""
-
-    result: SandboxResult
-    evidence: Evidence
-    traces: Traces
-
-    @property
-    def passed(self) -> bool:
-        """The command said so; whether it may be believed is another question."""
-        return self.result.exit_code == 0 and not self.result.timed_out
+Objections = Callable[[FileEdit], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A candidate's run. `doubts` say why a passing check proves nothing; none means it is a proof."""
+    """What a candidate's proof came to.
 
-    run: Run
-    doubts: tuple[str, ...]
+    `doubts` say why what passed proves nothing; none means it is a proof. `output` is what the model is told when it
+    did not pass, `num_failing` orders failures (less is closer). `told` is a phrase for the report, `facts` what was
+    measured, `findings` those of a review that are left.
+    """
+
+    passed: bool
+    doubts: tuple[str, ...] = ()
+    output: str = ""
+    num_failing: int = 0
+    checks: tuple[Check, ...] = ()
+    told: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    findings: tuple[Finding, ...] = ()
 
     @property
     def proved(self) -> bool:
-        """The check passed and nothing stands against it."""
-        return self.run.passed and not self.doubts
+        """It passed and nothing stands against it."""
+        return self.passed and not self.doubts
+
+    def doubted(self, *doubts: str) -> Trial:
+        """The same with more doubts."""
+        return replace(self, doubts=(*self.doubts, *doubts))
 
 
-class Prover:
-    """Runs one check for one task."""
+def new_powers(edit: FileEdit) -> list[str]:
+    """What a change newly can do, as phrases (`vet.py`)."""
+    return [f"the change {what}" for what in objections(edit.path, edit.before, edit.after)]
 
-    def __init__(self, worktree: Worktree, sandbox: Sandbox, check: str, wall_s: float, tracked: Sequence[str]) -> None:
-        self._repository: Repository = worktree.repository
-        self._sandbox = sandbox
-        self._check = check
-        self._limits = SandboxLimits(wall_s=wall_s, cpu_s=max(int(wall_s * 2), 1))
-        self._scene = Scene(worktree.path, worktree.workshop / "scene")
-        self._evidence = worktree.workshop / "evidence"
-        self._evidence.mkdir(mode=0o777)
-        self._protected = [name for name in tracked if is_protected(name)]
 
-    async def before(self) -> Run:
-        """The check on the code as it is.
+async def check_as_it_is(stage: Stage, check: str) -> Run:
+    """The check on the code as it is.
 
-        Raises:
-            CheckNotFound: the command, or the module `python -m` names, is not there; or it runs no test at all.
-        """
-        run = await self._run(None, b"")
-        self._must_exist(run)
-        return run
+    Raises:
+        CheckNotFound: the command, or the module `python -m` names, is not there; or it runs no test at all.
+    """
+    run = await stage.run(check)
+    must_exist(run, check)
+    return run
 
-    async def attempt(self, path: str, old: tuple[bytes, str], new: tuple[bytes, str], before: Run) -> Trial:
-        """The check with one file changed.
 
-        Args:
-            path: the file, relative to the top level.
-            old: its bytes and text at the commit.
-            new: its bytes and text with the change.
-            before: the run on the code as it is.
-        """
-        run = await self._run(path, new[0])
-        doubts = [f"the change {what}" for what in objections(path, old[1], new[1])]
-        if run.passed:
-            doubts += contradictions(before.evidence, run.evidence, path)
-            doubts += [f"the run changed {name}" for name in run.traces.changed[:3]]
-            doubts += [f"the run created {name}" for name in run.traces.added if _steers(name)]
-        if not self._sandbox.isolated:
-            doubts.append("it ran without a sandbox")
-        return Trial(run, tuple(doubts))
+async def check_draft(
+    stage: Stage, check: str, draft: Draft, before: Run, *, powers: Objections = new_powers
+) -> tuple[Run, Trial]:
+    """The check with a draft's edits, and what that shows.
 
-    async def _run(self, path: str | None, content: bytes) -> Run:
-        self._scene.prepare(path, content)
-        record = self._evidence / "record"
-        record.write_bytes(b"")
-        record.chmod(0o666)
-        pinned = [name for name in self._protected if name != path][:MAX_PINNED]
-        result = await self._sandbox.run(self._check, self._scene.path, self._limits, self._view(record, pinned))
-        return Run(self._plain(result), read_evidence(record), self._scene.inspect())
+    Args:
+        stage: where it runs.
+        check: the command.
+        draft: the candidate.
+        before: the run of the same command on the code as it is.
+        powers: what stands against an edit whatever the run says.
+    """
+    run = await stage.run(check, draft.contents)
+    return run, judge_run(stage, check, draft, before, run, powers=powers)
 
-    def _view(self, record: Path, pinned: Sequence[str]) -> SandboxView:
-        top, prefix = self._repository.top, self._repository.prefix
-        roots = list(dict.fromkeys([top / prefix, top]))
-        installed = [root / name for root in roots for name in INSTALLED if (root / name).is_dir()]
-        programs = [place / ("bin" if "venv" in place.name else ".bin") for place in installed]
-        probe = Path(str(files("garzone.agent") / "probe"))
-        return SandboxView(
-            appears_at=top,
-            start_in=prefix,
-            read_only=(probe, *installed),
-            pinned=tuple(pinned),
-            writable=(self._evidence,),
-            path_first=tuple(place for place in programs if place.is_dir()),
-            path_last=(Path(sys.prefix) / "bin",),
-            environment={"PYTHONPATH": str(probe), "GARZONE_EVIDENCE": str(record)},
-        )
 
-    def _plain(self, result: SandboxResult) -> SandboxResult:
-        """The result with paths as a person would write them."""
-        output = result.output
-        for place in (self._scene.path, self._repository.top):
-            output = output.replace(f"{place}/", "").replace(str(place), ".")
-        return SandboxResult(result.exit_code, output, result.duration_ms, result.timed_out, result.output_truncated)
+def judge_run(
+    stage: Stage, check: str, draft: Draft, before: Run, run: Run, *, powers: Objections = new_powers
+) -> Trial:
+    """What a run of the check with a draft's edits shows, given the run without them."""
+    doubts = [what for edit in draft.edits for what in powers(edit)]
+    if run.passed:
+        for edit in draft.edits:
+            doubts += contradictions(before.evidence, run.evidence, edit.path)
+        doubts += trace_doubts(run)
+    if not stage.isolated:
+        doubts.append("it ran without a sandbox")
+    num_failing = len(run.evidence.failed) + (10 if run.result.timed_out else 0) - len(run.evidence.passed)
+    return Trial(
+        run.passed,
+        tuple(dict.fromkeys(doubts)),
+        output="" if run.passed else failing_output(run, stage.wall_s),
+        num_failing=num_failing,
+        checks=(run.as_check(check, before.result.exit_code),),
+        told=what_passed(run),
+    )
 
-    def _must_exist(self, run: Run) -> None:
-        code, output = run.result.exit_code, run.result.output
-        last = output.strip().splitlines()[-1][:200] if output.strip() else "no output"
-        if code in (NOT_FOUND, NOT_EXECUTABLE):
-            raise CheckNotFound(f"check not found: `{self._check}` cannot be started ({last}); {self._advice()}")
-        module = re.search(r"No module named '?([\w.]+)'?\s*$", output)
-        if code != 0 and module and re.search(rf"-m\s+{re.escape(module[1])}\b", self._check):
-            raise CheckNotFound(f"check not found: `{self._check}`: Python has no module {module[1]}; {self._advice()}")
-        ran_nothing = not run.evidence.outcomes and "pytest" in self._check
-        if ran_nothing and code == PYTEST_NO_TESTS:
-            raise CheckNotFound(f"`{self._check}` runs no test, so it can prove nothing: name a check that does")
-        if ran_nothing and code == PYTEST_USAGE:
-            raise CheckNotFound(f"`{self._check}` is not understood by pytest: {last}")
 
-    def _advice(self) -> str:
-        try:
-            word = shlex.split(self._check)[0]
-        except (ValueError, IndexError):
-            word = ""
-        if word and shutil.which(word):
-            return (
-                f"{shutil.which(word)} exists, but the sandbox shows only the system, the toolchains on PATH and .venv"
-            )
-        return "install it, or name another with --check"
+def trace_doubts(run: Run) -> list[str]:
+    """What a run did to files that it should not have."""
+    return [
+        *(f"the run changed {name}" for name in run.traces.changed[:3]),
+        *(f"the run created {name}" for name in run.traces.added if _steers(name)),
+    ]
+
+
+def failing_output(run: Run, wall_s: float, max_chars: int = OUTPUT_CHARS) -> str:
+    """What a failing run says, in few words."""
+    output = trimmed_output(run.result.output, run.evidence, max_chars)
+    if run.result.timed_out:
+        output += f"\n(killed after {wall_s:.0f} s: it did not end)"
+    return output
+
+
+def what_passed(run: Run) -> str:
+    """How many tests were seen passing, as a phrase in parentheses; "" where none were seen at all."""
+    num_passed = len(run.evidence.passed)
+    return f" ({num_passed} test{'s' if num_passed != 1 else ''} seen passing)" if num_passed else ""
+
+
+def must_exist(run: Run, check: str) -> None:
+    """Refuse a check that says nothing: one that cannot be started, or runs no test.
+
+    Raises:
+        CheckNotFound: with what to do.
+    """
+    code, output = run.result.exit_code, run.result.output
+    last = output.strip().splitlines()[-1][:200] if output.strip() else "no output"
+    if code in (NOT_FOUND, NOT_EXECUTABLE):
+        raise CheckNotFound(f"check not found: `{check}` cannot be started ({last}); {_advice(check)}")
+    module = re.search(r"No module named '?([\w.]+)'?\s*$", output)
+    if code != 0 and module and re.search(rf"-m\s+{re.escape(module[1])}\b", check):
+        raise CheckNotFound(f"check not found: `{check}`: Python has no module {module[1]}; {_advice(check)}")
+    ran_nothing = not run.evidence.outcomes and "pytest" in check
+    if ran_nothing and code == PYTEST_NO_TESTS:
+        raise CheckNotFound(f"`{check}` runs no test, so it can prove nothing: name a check that does")
+    if ran_nothing and code == PYTEST_USAGE:
+        raise CheckNotFound(f"`{check}` is not understood by pytest: {last}")
+
+
+def _advice(check: str) -> str:
+    try:
+        word = shlex.split(check)[0]
+    except (ValueError, IndexError):
+        word = ""
+    if word and shutil.which(word):
+        return f"{shutil.which(word)} exists, but the sandbox shows only the system, the toolchains on PATH and .venv"
+    return "install it, or name another with --check"
 
 
 def _steers(name: str) -> bool:

@@ -8,10 +8,11 @@ is made anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,26 +32,30 @@ class Traces:
 
 
 class Scene:
-    """A copy of `source` at `path`, in which `overlay` puts one changed file at a time."""
+    """A copy of `source` at `path`, in which `prepare` puts changed and new files."""
 
     def __init__(self, source: Path, path: Path) -> None:
         self._source = source
         self.path = path
         self._stamps: dict[str, _Stamp] = {}
-        self._overlaid: str | None = None
+        self._overlaid: dict[str, bool] = {}  # path -> whether the source has it too
         self._uid = fresh_uid()
         self._spoilt = True
 
-    def prepare(self, name: str | None = None, content: bytes = b"") -> None:
-        """Make the scene fresh, with one file's content replaced."""
+    def prepare(self, overlay: Mapping[str, bytes] | None = None) -> None:
+        """Make the scene fresh, with the content of some files replaced and others added."""
+        overlay = overlay or {}
         if self._spoilt:
             self._copy()
-        if self._overlaid is not None and self._overlaid != name:
-            self._write(self._overlaid, (self._source / self._overlaid).read_bytes())
-            self._overlaid = None
-        if name is not None:
+        for name, existed in list(self._overlaid.items()):
+            if existed and name not in overlay:
+                self._write(name, (self._source / name).read_bytes())
+            elif not existed:
+                self._remove(name)
+        self._overlaid = {}
+        for name, content in overlay.items():
+            self._overlaid[name] = (self._source / name).is_file()
             self._write(name, content)
-            self._overlaid = name
         self._stamps = dict(self._walk())
         self._spoilt = True  # until `inspect` has looked
 
@@ -72,17 +77,34 @@ class Scene:
 
     def _write(self, name: str, content: bytes) -> None:
         place = self.path / name
-        mode = place.stat().st_mode & 0o777
-        place.unlink()  # a new file: whatever shared its inode keeps the old one
+        mode = 0o644
+        if place.is_file():
+            mode = place.stat().st_mode & 0o777
+            place.unlink()  # a new file: whatever shared its inode keeps the old one
+        for folder in reversed(place.relative_to(self.path).parents[:-1]):
+            if not (self.path / folder).is_dir():
+                (self.path / folder).mkdir()
+                self._own(self.path / folder)
         place.write_bytes(content)
         place.chmod(mode | 0o444)
+        self._own(place)
+
+    def _remove(self, name: str) -> None:
+        place = self.path / name
+        place.unlink(missing_ok=True)
+        for folder in place.relative_to(self.path).parents[:-1]:
+            if not (self._source / folder).is_dir():
+                with contextlib.suppress(OSError):  # something else is in it: it then shows as added
+                    (self.path / folder).rmdir()
+
+    def _own(self, place: Path) -> None:
         if os.geteuid() == 0:
             os.chown(place, self._uid, self._uid)
 
     def _copy(self) -> None:
         if self.path.exists():
             remove_tree(self.path)
-        self._overlaid = None
+        self._overlaid = {}
         command = ["cp", "-a", "--reflink=auto", "--"] if sys.platform == "linux" else ["cp", "-Rp"]
         self.path.mkdir(parents=True)
         entries = [str(self._source / name) for name in os.listdir(self._source) if name != ".git"]  # noqa: PTH208 - names

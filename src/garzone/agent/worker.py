@@ -1,7 +1,8 @@
-"""The loop: check, ask, apply, prove, repair, report.
+"""The loop: look, ask, apply, filter, prove, repair, report.
 
-Knows no kind of task by name but the table of kinds, and no backend at all. Candidates are asked for one after the
-other and tried at once; the first proof ends the task (a later one could only be smaller).
+Knows no kind of task by name but the table of kinds, and no backend at all. Candidates are written and tried at
+the same time, as many as the task says; the first proof ends the asking, and those that are being tried may still
+prove a smaller change.
 """
 
 from __future__ import annotations
@@ -9,53 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from garzone.agent.answers import Asked, Budget, Writer
-from garzone.agent.context import CodeBase, Target, choose_targets, definitions_used, failing_tests, trimmed_output
-from garzone.agent.edit import EditMiss, fingerprint, same_program
+from garzone.agent.changes import Draft
+from garzone.agent.checks import find_check
+from garzone.agent.context import CodeBase, Target
+from garzone.agent.course import Course, Failed, Passed
+from garzone.agent.edit import EditMiss
 from garzone.agent.events import CandidateJudged, CandidateStarted, CheckFinished, Event, Listener
-from garzone.agent.kinds import Attempt, Kind, Material, Style
-from garzone.agent.kinds.fix import Fix
-from garzone.agent.proof import Prover, Run, Trial
+from garzone.agent.filters import first_complaint
+from garzone.agent.kinds import Attempt, Job, Kind, Setting, Settled, Style
+from garzone.agent.kinds.fix import open_fix
+from garzone.agent.postmortem import cut, first_line, post_mortem
+from garzone.agent.proof import HOPELESS
+from garzone.agent.stage import Stage
 from garzone.agent.target import is_protected
 from garzone.agent.worktree import Change, Repository, Worktree
 from garzone.core.errors import UsageError
 from garzone.core.ports import Sandbox, TextGenerator
-from garzone.core.task import POST_MORTEM_CHARS, SUMMARY_CHARS, Check, Report, Task, TaskKind, Verdict
+from garzone.core.task import SUMMARY_CHARS, Report, Task, TaskKind, Verdict
 
-KINDS: dict[TaskKind, type[Kind]] = {TaskKind.FIX: Fix}
-REPAIR_OUTPUT_CHARS = 1500
+KINDS: dict[TaskKind, Kind] = {TaskKind.FIX: open_fix}
+# Kinds that may write files which are not there yet.
+WRITES_NEW_FILES = frozenset({TaskKind.IMPLEMENT, TaskKind.TESTS, TaskKind.TRANSLATE, TaskKind.DOCS})
 # Greedy first: for most models their best single answer. Then wider, because equal answers are wasted; not far beyond
 # 0.7, where SmolLM2-135M repaired 4 of 12 after 18 of 24 below it.
 TEMPERATURES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-@dataclass(slots=True)
-class _Failed:
-    """A candidate that was not good enough, and what is needed to repair it."""
-
-    target: Target
-    attempt: Attempt
-    num_failing: int
-    text: str = ""
-    doubts: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Course:
-    """How a task has gone so far."""
-
-    before: Run
-    targets: list[Target]
-    num_candidates: int = 0
-    num_rounds: int = 0
-    failed: list[_Failed] = field(default_factory=list[_Failed])
-    doubtful: tuple[Target, str, Trial] | None = None
-    proved: tuple[Target, str, Trial] | None = None
-    seen: set[str] = field(default_factory=set[str])
-    out_of_time: bool = False
-    outcomes: list[str] = field(default_factory=list[str])
 
 
 async def run_task(
@@ -67,7 +48,7 @@ async def run_task(
     coroutine is cancelled, worktree and processes are gone afterwards.
 
     Raises:
-        UsageError: the kind cannot be done yet, or no check was given.
+        UsageError: the kind cannot be done yet, or something it needs is missing.
         RepositoryError: not git, no commit, uncommitted changes, a named file that is missing or outside.
         CheckNotFound: the check cannot be started, or runs nothing.
         ContextTooSmall: not even the smallest prompt fits the model.
@@ -94,68 +75,133 @@ class _Worker:
         if task.kind not in KINDS:
             known = ", ".join(kind.value for kind in KINDS)
             raise UsageError(f"garzone cannot do {task.kind.value} tasks yet; it can do: {known}")
-        if not (task.check and task.check.strip()):
-            raise UsageError(
-                f"{task.kind.value} needs a check that fails now and passes when done: --check 'pytest -q'"
-            )
         repository = await asyncio.to_thread(Repository.open, task.repo)
         self._notes += repository.notes
         tracked = await asyncio.to_thread(repository.tracked)
-        named = [repository.locate(name, set(tracked)) for name in task.files]
-        self._notes += [
-            f"{name} was named, so it may be changed although it decides what the check means"
-            for name in named
-            if is_protected(name)
-        ]
+        named, new = self._located(repository, tracked)
         details = await self._generator.details(task.model)
+        writer = Writer(self._generator, Budget.of(task, details), self._tell)
         with Worktree(repository) as worktree:
-            prover = Prover(worktree, self._sandbox, task.check, task.check_timeout_s, tracked)
-            before = await prover.before()
-            self._tell(CheckFinished("before", task.check, before.result.exit_code, before.result.duration_ms))
-            if before.passed:
-                return await self._nothing_to_do(before)
+            width = max(task.parallel, 1)
+            stage = Stage(worktree, self._sandbox, tracked, wall_s=task.check_timeout_s, width=width)
             code = CodeBase(tracked, worktree.read, repository.prefix)
-            failing = before.result.output
-            targets = choose_targets(
-                code, named, before.evidence, failing, instruction=task.instruction, check=task.check
+            setting = Setting(
+                task=task,
+                code=code,
+                stage=stage,
+                named=named,
+                new=new,
+                check=self._check(code, repository),
+                tell=self._tell,
+                ask=writer.answer,
+                capabilities=details.capabilities,
+                notes=self._notes,
             )
-            writer = Writer(self._generator, KINDS[task.kind](), Budget.of(task, details), self._tell)
-            material = self._material(code, before)
-            materials = [replace(material, definitions=definitions_used(code, target)) for target in targets]
-            course = _Course(before, await writer.prepare(task, targets, materials))
+            deadline = asyncio.get_running_loop().time() + self._remaining_s()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    job = await KINDS[task.kind](setting)
+            except TimeoutError:
+                return await self._settled(
+                    Settled(
+                        Verdict.FAILED,
+                        f"No candidate was asked for in time: looking at the code took all {task.timeout_s:.0f} s.",
+                        "Out of time before the first candidate. Name a narrower check, or give more --timeout.",
+                    )
+                )
+            if isinstance(job, Settled):
+                return await self._settled(job)
+            course = Course(job, await writer.prepare(job))
             self._notes += writer.notes
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._remaining_s()):
-                    await self._search(course, writer, prover)
-            course.out_of_time = course.proved is None and self._remaining_s() <= 0
+                async with asyncio.timeout_at(deadline):
+                    await self._search(course, writer)
+            if not course.proved and self._remaining_s() <= 0:
+                course.ended_by = "time"
             return await self._conclude(course, writer, worktree)
 
-    def _material(self, code: CodeBase, before: Run) -> Material:
-        tests = failing_tests(code, before.evidence, before.result.output, self._task.check or "")
-        output = trimmed_output(before.result.output, before.evidence, 4 * REPAIR_OUTPUT_CHARS)
-        if before.result.timed_out:
-            output += f"\n(killed after {self._task.check_timeout_s:.0f} s: it did not end)"
-        return Material(tests, output, [])
+    def _located(self, repository: Repository, tracked: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The files a task names: those that are there, and those that are not yet."""
+        known = set(tracked)
+        may_be_new = self._task.kind in WRITES_NEW_FILES
+        located = [repository.locate(name, known, may_be_new=may_be_new) for name in self._task.files]
+        named = tuple(name for name in located if name in known)
+        if self._task.kind is not TaskKind.TESTS:
+            self._notes += [
+                f"{name} was named, so it may be changed although it decides what the check means"
+                for name in located
+                if is_protected(name)
+            ]
+        return named, tuple(name for name in located if name not in known)
+
+    def _check(self, code: CodeBase, repository: Repository) -> str | None:
+        """The command the task names, else the one that the project's own files tell."""
+        if self._task.check and self._task.check.strip():
+            return self._task.check
+        found = find_check(code.tracked, code.content, repository.top, repository.prefix)
+        if found is not None:
+            self._notes.append(f"the check was found, not given: `{found.command}` ({found.reason})")
+        return found.command if found else None
 
     def _remaining_s(self) -> float:
         return self._task.timeout_s - (time.monotonic() - self._started)
 
-    async def _search(self, course: _Course, writer: Writer, prover: Prover) -> None:
+    async def _search(self, course: Course, writer: Writer) -> None:
         for round_number in range(1, max(self._task.max_rounds, 1) + 1):
             course.num_rounds = round_number
-            for index in range(max(self._task.num_candidates, 1)):
+            await self._round(course, writer, round_number)
+            if course.proved or course.ended_by:
+                return
+
+    async def _round(self, course: Course, writer: Writer, round_number: int) -> None:
+        """Ask for this round's candidates, several at a time; stop asking at the first proof."""
+        coming = iter(range(max(self._task.num_candidates, 1)))
+        writing: set[asyncio.Task[None]] = set()
+        trying: set[asyncio.Task[None]] = set()
+
+        async def work_off() -> None:
+            me = asyncio.current_task()
+            assert me is not None
+            for index in coming:
+                if course.proved or self._out_of_tokens(course, writer):
+                    return
                 asked = self._plan(course, writer, round_number, index)
                 course.num_candidates += 1
                 number = course.num_candidates
                 self._tell(CandidateStarted(number, round_number, asked.target.label, asked.temperature))
+                writing.add(me)
                 answer = await writer.write(number, asked)
-                outcome, reason = await self._judge(course, writer, prover, asked.target, answer)
+                writing.discard(me)
+                trying.add(me)
+                outcome, reason = await self._judge(course, asked.target, answer)
+                trying.discard(me)
                 course.outcomes.append(outcome)
                 self._tell(CandidateJudged(number, outcome, reason))
-                if course.proved:
-                    return
 
-    def _plan(self, course: _Course, writer: Writer, round_number: int, index: int) -> Asked:
+        workers = [asyncio.create_task(work_off()) for _ in range(max(self._task.parallel, 1))]
+        try:
+            pending: set[asyncio.Task[None]] = set(workers)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for worker in done:
+                    worker.result()  # an exception of the generator or the sandbox ends the task
+                if course.proved:
+                    for worker in pending & writing:
+                        worker.cancel()
+                    pending &= trying
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    def _out_of_tokens(self, course: Course, writer: Writer) -> bool:
+        limit = self._task.max_tokens
+        if limit is not None and writer.tokens.completion >= limit:
+            course.ended_by = "tokens"
+            return True
+        return False
+
+    def _plan(self, course: Course, writer: Writer, round_number: int, index: int) -> Asked:
         """What to ask for next.
 
         In the first round every fourth candidate goes to the other targets in turn, the rest to the likeliest. Later
@@ -176,72 +222,57 @@ class _Worker:
         if course.failed and index % 2 == 0:
             best = sorted(course.failed, key=lambda failed: failed.num_failing)
             chosen = best[(index // 2) % len(best)]
-            return Asked(chosen.target, temperature, Style.FULL, chosen.attempt)
+            full = Style.FULL if Style.FULL in writer.styles else writer.styles[0]
+            return Asked(chosen.target, temperature, full, chosen.attempt)
         turn = index // 2
         target = course.targets[turn % len(course.targets)]
         return Asked(target, max(temperature, 0.5), writer.styles[turn % len(writer.styles)])
 
-    async def _judge(
-        self, course: _Course, writer: Writer, prover: Prover, target: Target, answer: str
-    ) -> tuple[str, str]:
-        edited = writer.kind.read(target, answer)
-        if isinstance(edited, EditMiss):
-            course.failed.append(_Failed(target, Attempt(answer, reason=edited.reason), num_failing=1 << 20))
-            return "unusable", edited.reason
-        old_text = target.source.text
-        if same_program(target.path, old_text, edited.text):
-            reason = "Your code is the same as the code with the bug. Change it."
-            course.failed.append(_Failed(target, Attempt(answer, reason=reason), num_failing=1 << 21))
+    async def _judge(self, course: Course, target: Target, answer: str) -> tuple[str, str]:
+        job = course.job
+        draft = job.read(target, answer)
+        if isinstance(draft, EditMiss):
+            course.num_malformed += 1
+            course.failed.append(Failed(target, Attempt(answer, reason=draft.reason), HOPELESS))
+            return "unusable", draft.reason
+        if complaint := job.unchanged(draft):
+            course.failed.append(Failed(target, Attempt(answer, reason=complaint), 2 * HOPELESS))
             return "unchanged", "the same program as before"
-        key = f"{target.path}\0{fingerprint(target.path, edited.text)}"
-        if key in course.seen:
+        if draft.key in course.seen:
             return "duplicate", "tried before"
-        course.seen.add(key)
-        try:
-            content = target.source.encode(edited.text)
-        except UnicodeEncodeError as error:
-            return "unusable", f"a character that {target.source.encoding} does not have: {error.object[error.start]!r}"
-        trial = await prover.attempt(target.path, (target.content, old_text), (content, edited.text), course.before)
-        result = trial.run.result
-        self._tell(CheckFinished("candidate", self._task.check or "", result.exit_code, result.duration_ms))
+        course.seen.add(draft.key)
+        if complaint := await first_complaint(job.setting.stage, job.setting.code, draft):
+            course.failed.append(Failed(target, Attempt(answer, reason=complaint), HOPELESS // 2, draft))
+            return "filtered", first_line(complaint)
+        trial = await job.prove(target, draft)
+        for check in trial.checks:
+            self._tell(CheckFinished("candidate", check.command, check.exit_code, check.duration_ms))
         if trial.proved:
-            course.proved = (target, edited.text, trial)
+            course.proved.append(Passed(target, draft, trial))
             return "proved", ""
-        if trial.run.passed:
-            course.doubtful = course.doubtful or (target, edited.text, trial)
+        if trial.passed:
+            course.doubtful.append(Passed(target, draft, trial))
             return "unproved", "; ".join(trial.doubts)
-        output = trimmed_output(result.output, trial.run.evidence, REPAIR_OUTPUT_CHARS)
-        if result.timed_out:
-            output += f"\n(killed after {self._task.check_timeout_s:.0f} s: it did not end)"
-        num_failing = len(trial.run.evidence.failed) + (10 if result.timed_out else 0) - len(trial.run.evidence.passed)
-        course.failed.append(_Failed(target, Attempt(answer, output=output), num_failing, edited.text, trial.doubts))
-        return "failed", _first_line(output)
+        course.failed.append(Failed(target, Attempt(answer, output=trial.output), trial.num_failing, draft))
+        return "failed", first_line(trial.output)
 
-    async def _conclude(self, course: _Course, writer: Writer, worktree: Worktree) -> Report:
-        task = self._task
-        best = course.proved or course.doubtful
+    async def _conclude(self, course: Course, writer: Writer, worktree: Worktree) -> Report:
+        task, job, best = self._task, course.job, course.best
         verdict = Verdict.PROVED if course.proved else Verdict.UNPROVED if best else Verdict.FAILED
         change: Change | None = None
-        checks: tuple[Check, ...] = (self._check_of(course.before, None),)
+        checks = (job.before.as_check(job.check),) if job.before else ()
         if best:
-            target, text, trial = best
-            change = await self._commit(worktree, target, text, verdict)
-            checks = (self._check_of(trial.run, course.before.result.exit_code),)
-            verified = _what_passed(trial.run)
-            place = f"Rewrote {target.label}" if target.span else f"Rewrote {target.path}"
-            if course.proved:
-                summary = f"{place}: `{task.check}` failed before and passes now{verified}. Branch {change.branch}."
-            else:
-                doubts = _cut("; ".join(trial.doubts), 200)
-                summary = f"{place}: `{task.check}` passes, but unproved: {doubts}. Read branch {change.branch}."
+            if best.draft.edits:
+                change = await self._commit(worktree, job, best.target, best.draft, verdict)
+            checks = best.trial.checks or checks
+            summary = job.summary(best.target, best.draft, best.trial, change.branch if change else "")
         else:
-            tried = [failed for failed in course.failed if failed.text]
-            if tried:
-                closest = min(tried, key=lambda failed: failed.num_failing)
-                change = await self._commit(worktree, closest.target, closest.text, verdict)
-            summary = f"No candidate of {course.num_candidates} made `{task.check}` pass" + (
-                " in time." if course.out_of_time else "."
-            )
+            if closest := course.closest:
+                assert closest.draft is not None
+                if closest.draft.edits:
+                    change = await self._commit(worktree, job, closest.target, closest.draft, verdict)
+            ended = {"time": " in time.", "tokens": " within its tokens."}.get(course.ended_by, ".")
+            summary = job.failed_summary(course.num_candidates) + ended
         return replace(
             self._report(verdict, summary),
             files=change.files if change else (),
@@ -252,70 +283,37 @@ class _Worker:
             num_rounds=course.num_rounds,
             tokens=writer.tokens,
             served_by=await self._generator.served_by(task.model),
-            post_mortem=None if course.proved else _post_mortem(course, change),
+            post_mortem=None if course.proved else post_mortem(course, change),
+            num_malformed=course.num_malformed,
+            proof={**job.facts(), **(best.trial.facts if best else {})},
+            findings=best.trial.findings if best else (),
+            written_tests=job.written_tests,
         )
 
-    async def _commit(self, worktree: Worktree, target: Target, text: str, verdict: Verdict) -> Change:
+    async def _commit(self, worktree: Worktree, job: Job, target: Target, draft: Draft, verdict: Verdict) -> Change:
         task = self._task
-        subject = " ".join(task.instruction.split())[:60] or f"repair {target.label}"
-        message = f"{task.kind.value}: {subject}\n\nWritten by garzone, {verdict.value}. Check: {task.check}\n"
+        subject = " ".join(task.instruction.split())[:60] or job.subject(target)
+        check = f" Check: {job.check}" if job.check else ""
+        message = f"{task.kind.value}: {subject}\n\nWritten by garzone, {verdict.value}.{check}\n"
         branch = f"garzone/{task.kind.value}-{task.id}"
-        return await asyncio.to_thread(worktree.commit, target.path, target.source.encode(text), branch, message)
+        return await asyncio.to_thread(worktree.commit, draft.contents, branch, message)
 
-    async def _nothing_to_do(self, before: Run) -> Report:
-        summary = f"The check already passes: `{self._task.check}` gives exit code 0 on the code as it is. No change."
-        report = self._report(Verdict.FAILED, summary)
+    async def _settled(self, settled: Settled) -> Report:
         return replace(
-            report,
-            checks=(self._check_of(before, None),),
-            post_mortem="A fix needs a check that fails now. Name one that shows the fault.",
+            self._report(settled.verdict, settled.summary),
+            checks=settled.checks,
+            post_mortem=settled.post_mortem,
+            findings=settled.findings,
             served_by=await self._generator.served_by(self._task.model),
         )
-
-    def _check_of(self, run: Run, before_exit_code: int | None) -> Check:
-        return Check(self._task.check or "", run.result.exit_code, run.result.duration_ms, before_exit_code)
 
     def _report(self, verdict: Verdict, summary: str) -> Report:
         return Report(
             task_id=self._task.id,
             kind=self._task.kind,
             verdict=verdict,
-            summary=_cut(summary, SUMMARY_CHARS),
+            summary=cut(summary, SUMMARY_CHARS),
             duration_ms=(time.monotonic() - self._started) * 1000,
             sandboxed=self._sandbox.isolated,
             notes=tuple(dict.fromkeys(self._notes)),
         )
-
-
-def _what_passed(run: Run) -> str:
-    num_passed = len(run.evidence.passed)
-    return f" ({num_passed} test{'s' if num_passed != 1 else ''} seen passing)" if num_passed else ""
-
-
-def _post_mortem(course: _Course, change: Change | None) -> str:
-    """What was tried, what still fails and how, where the best candidate is."""
-    counts = {what: course.outcomes.count(what) for what in dict.fromkeys(course.outcomes)}
-    tried = ", ".join(f"{number} {what}" for what, number in counts.items()) or "nothing"
-    targets = ", ".join(dict.fromkeys(failed.target.label for failed in course.failed)) or course.targets[0].label
-    parts = [f"Tried {targets}: {tried}."]
-    if course.out_of_time:
-        parts.append("Out of time.")
-    if course.doubtful:
-        parts.append(f"Doubt: {'; '.join(course.doubtful[2].doubts)}.")
-    ran = [failed for failed in course.failed if failed.attempt.output]
-    if ran and not course.doubtful:
-        closest = min(ran, key=lambda failed: failed.num_failing)
-        parts.append(f"Still fails: {_first_line(closest.attempt.output)}.")
-    elif course.failed and not course.doubtful:
-        parts.append(f"Last: {course.failed[-1].attempt.reason}")
-    where = f" Best candidate: {change.branch}." if change else ""
-    return _cut(" ".join(parts), POST_MORTEM_CHARS - len(where)) + where
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return _cut(lines[0] if lines else "no output", 160)
-
-
-def _cut(text: str, max_chars: int) -> str:
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

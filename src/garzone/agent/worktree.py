@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -93,12 +94,13 @@ class Repository:
                 files.append(name)
         return files
 
-    def locate(self, name: str, tracked: set[str]) -> str:
+    def locate(self, name: str, tracked: set[str], *, may_be_new: bool = False) -> str:
         """The tracked file a task names, relative to the top level.
 
         Args:
             name: relative to the directory the task named, or to the top level; an absolute path inside is accepted.
             tracked: what `tracked` gave.
+            may_be_new: accept a file that is not there yet; its directories need not be there either.
 
         Raises:
             RepositoryError: outside of the repository, missing, not committed, a directory or a symbolic link.
@@ -124,7 +126,20 @@ class Repository:
             raise RepositoryError(f"{given} is a directory: name the files")
         if place.exists():
             raise RepositoryError(f"{given} is not committed: git add it and commit, then try again")
+        if may_be_new:
+            return self._new_place(given, candidates[0])
         raise RepositoryError(f"{given}: no such file in {self.top}")
+
+    def _new_place(self, given: str, name: str) -> str:
+        """A file that is not there yet, if it may be written: inside, not through links, nothing of git's."""
+        if any(part.lower() == ".git" for part in PurePosixPath(name).parts):
+            raise RepositoryError(f"{given} belongs to git: name another file")
+        for folder in (self.top / name).parents:
+            if folder == self.top:
+                return name
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise RepositoryError(f"{given}: {folder.relative_to(self.top)} is not a directory of this repository")
+        raise RepositoryError(f"{given} is outside of {self.top}")
 
 
 class Worktree:
@@ -166,8 +181,8 @@ class Worktree:
         """A file as it is at the commit, or as it was last written here."""
         return (self.path / name).read_bytes()
 
-    def commit(self, name: str, content: bytes, branch: str, message: str) -> Change:
-        """Write one file, commit it on top of the repository's commit, and only then make the branch.
+    def commit(self, contents: Mapping[str, bytes], branch: str, message: str) -> Change:
+        """Write files, commit them on top of the repository's commit, and only then make the branch.
 
         Returns:
             What changed, and the branch's name (with a number behind it when the name was taken).
@@ -175,13 +190,17 @@ class Worktree:
         Raises:
             RepositoryError: the file would be written through a link, or git refuses.
         """
-        target = self.path / name
-        if target.is_symlink() or target.resolve() != self.path.resolve() / name:
-            raise RepositoryError(f"{name} leads out of the worktree; nothing was written")
         git = Git(self.path)
         git.run("reset", "--quiet", "--hard", self.repository.head)
-        target.write_bytes(content)
-        git.run("add", "--", f":(literal){name}")
+        git.run("clean", "--quiet", "-d", "--force", "-x")  # new files of a commit made before
+        for name in contents:
+            target = self.path / name
+            if target.is_symlink() or target.resolve() != self.path.resolve() / name or ".git" in Path(name).parts:
+                raise RepositoryError(f"{name} leads out of the worktree; nothing was written")
+        for name, content in contents.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_bytes(content)
+            git.run("add", "--force", "--", f":(literal){name}")
         git.run("commit", "--quiet", "--no-verify", "-m", message)
         commit = git.text("rev-parse", "HEAD")
         base, number = branch, 1

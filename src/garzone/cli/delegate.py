@@ -39,7 +39,7 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
         click.argument("instruction", default=""),
         option("--repo", type=click.Path(path_type=Path), default=".", help="The git repository.  [default: .]"),
         option("--file", "files", multiple=True, help="A file the task is about, relative to --repo; repeatable."),
-        option("--check", help="Shell command that fails now and passes (exit code 0) when the task is done."),
+        option("--check", help="Shell command that passes (exit code 0) when done.  [default: the project's own]"),
         option("--model", help="Model to use.  [default: from the configuration]"),
         option("--backend", metavar="URL", help="Ollama or OpenAI-compatible server instead of the engine here."),
         option("--candidates", type=whole(1, 64), default=candidates, show_default=True, help="Attempts a round."),
@@ -67,7 +67,7 @@ def delegate(ctx: click.Context, as_json: bool, **given: Any) -> None:
     """
     settings = config.load()
     task = _task(settings, given)
-    require_possible(task.kind, task.check)
+    require_possible(task)
     errors = Console(stderr=True)
     progress = TaskProgress(errors, num_candidates=task.num_candidates, max_rounds=task.max_rounds)
 

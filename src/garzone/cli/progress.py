@@ -28,6 +28,7 @@ class TaskProgress:
             console.status("reading the repository, running the check") if console.is_terminal else None
         )
         self._head = ""
+        self._heads: dict[int, str] = {}  # of candidates that are being written or tried
         self._num_chars = 0
         self._first_text_at: float | None = None
         self._shown_at = 0.0
@@ -57,7 +58,7 @@ class TaskProgress:
                 where = f"{event.number}" + (
                     f", round {event.round}" if event.round > 1 else f"/{self._num_candidates}"
                 )
-                self._head = f"candidate {where}  {event.target}"
+                self._head = self._heads[event.number] = f"candidate {where}  {event.target}"
                 self._num_chars, self._first_text_at = 0, None
                 self._now(f"{escape(self._head)}: reading the prompt")
             case CandidateText():
@@ -81,7 +82,8 @@ class TaskProgress:
             self._first_text_at = None
         colour = {"proved": "green", "unproved": "yellow"}.get(event.outcome, "dim")
         reason = f": {escape(_first_line(event.reason))}" if event.reason else ""
-        self._line(f"{escape(self._head)}  [{colour}]{event.outcome}[/]{reason}")
+        head = self._heads.pop(event.number, self._head)
+        self._line(f"{escape(head)}  [{colour}]{event.outcome}[/]{reason}")
         self._now("next candidate")
 
     def _line(self, markup: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from garzone.agent.checks import shows_a_check
 from garzone.agent.events import CandidateJudged, CandidateStarted, Event, Listener
 from garzone.agent.worker import KINDS, run_task
 from garzone.core.errors import LedgerError, UsageError
@@ -31,19 +32,21 @@ def new_task_id() -> str:
     return secrets.token_hex(4)
 
 
-def require_possible(kind: TaskKind, check: str | None) -> None:
+def require_possible(task: Task) -> None:
     """Refuse what cannot be done, before anything is opened.
 
     Raises:
-        UsageError: a kind that is not there yet, or no check; says what works and how.
+        UsageError: a kind that is not there yet, or a fix without a check that names one or could be found.
     """
-    if kind not in WORKING_KINDS:
+    if task.kind not in WORKING_KINDS:
         working = ", ".join(kind.value for kind in WORKING_KINDS)
-        raise UsageError(f"{kind.value}: not implemented yet; what works today: {working}")
-    if not (check and check.strip()):
+        raise UsageError(f"{task.kind.value}: not implemented yet; what works today: {working}")
+    if task.check is not None and not task.check.strip():
+        raise UsageError("--check is empty: name a command, or leave it out so that the project's own is found")
+    if task.kind is TaskKind.FIX and task.check is None and not shows_a_check(task.repo):
         raise UsageError(
-            f"{kind.value} needs a check: a command that fails now and passes when it is done, "
-            "for instance --check 'pytest -q tests/test_pager.py'"
+            f"{task.kind.value} needs a check: a command that fails now and passes when it is done, "
+            f"and {task.repo} shows none; for instance --check 'pytest -q tests/test_pager.py'"
         )
 
 
@@ -78,7 +81,7 @@ async def run(
         LedgerError: the ledger cannot be used; nothing was done.
         GarzoneError: whatever the worker raises, after it was booked.
     """
-    require_possible(task.kind, task.check)
+    require_possible(task)
     call_tokens = pricing.estimate_tokens(call_text or _call_text(task))
     size_bytes = sum(file.size_bytes for file in file_facts(task))
     decision = decide(task, ledger)

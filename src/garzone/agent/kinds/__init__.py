@@ -1,16 +1,26 @@
-"""One file per task kind: what to ask, how to read the answer, what proves it. The loop is in `worker.py`."""
+"""One file per task kind: what to ask, how to read the answer, what proves it. The loop is in `worker.py`.
+
+A kind opens a task and gives a `Job`: the targets to ask about, the questions, a reading of answers into a `Draft`
+(edits of files, also new ones, or findings), and its own proof. A new kind is a subclass of `Job` and a line in
+`worker.KINDS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
-from garzone.agent.context import FailingTest, Target
-from garzone.agent.edit import Edited, EditMiss
+from garzone.agent.changes import Draft, FileEdit
+from garzone.agent.context import CodeBase, FailingTest, Target
+from garzone.agent.edit import EditMiss, code_blocks
+from garzone.agent.events import Listener
+from garzone.agent.proof import Trial
+from garzone.agent.stage import Run, Stage
 from garzone.core.chat import Message
-from garzone.core.task import Task
+from garzone.core.task import Check, Finding, Task, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,7 @@ class Material:
     tests: Sequence[FailingTest] = ()
     output: str = ""
     definitions: Sequence[str] = ()
+    conventions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +55,153 @@ class Style(Enum):
     BARE = "bare"
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked: a conversation, or (fill in the middle) the text before and after a hole."""
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    suffix: str | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All of it, for counting."""
+        return "\n".join([*(message.text for message in self.messages), self.prompt or "", self.suffix or ""])
+
+
+Ask = Callable[[Question, int], Awaitable[str]]
+"""Asks the task's model once, greedily, for at most so many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a kind gets to work with. Paths are relative to the top level.
+
+    `named` are tracked files the task names, `new` those that are not there yet. `check` is the command, given or
+    found; None where there is none. `capabilities` are the model's. `notes` end up in the report; a kind may add.
+    """
+
+    task: Task
+    code: CodeBase
+    stage: Stage
+    named: tuple[str, ...]
+    new: tuple[str, ...]
+    check: str | None
+    tell: Listener
+    ask: Ask
+    capabilities: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task that ends before any candidate is asked for, and why."""
+
+    verdict: Verdict
+    summary: str
+    post_mortem: str | None = None
+    checks: tuple[Check, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class Job(ABC):
+    """One task of a kind: what may be asked for, and what becomes of answers.
+
+    `targets` are in the order of likelihood. `before` is the run of the check on the code as it is, where there was
+    one. `written_tests` is what the model wrote to judge itself by.
+    """
+
+    def __init__(self, setting: Setting, targets: Sequence[Target], before: Run | None = None) -> None:
+        self.setting = setting
+        self.task = setting.task
+        self.targets = list(targets)
+        self.before = before
+        self.written_tests = ""
+
+    @property
+    def check(self) -> str:
+        """The command, as reports show it."""
+        return self.setting.check or ""
+
+    def material(self, target: Target) -> Material:
+        """What may be shown besides the target."""
+        return Material()
+
+    def styles(self, small: bool) -> tuple[Style, ...]:
+        """How a model is asked, candidate after candidate, over and over."""
+        full, brief, bare = Style.FULL, Style.BRIEF, Style.BARE
+        return (bare, brief, full, bare) if small else (full, full, brief, full)
+
+    @abstractmethod
+    def ask(self, target: Target, material: Material, style: Style) -> Question:
+        """The first prompt. What stays the same over candidates and rounds comes first."""
+
+    @abstractmethod
+    def ask_again(self, first: Question, target: Target, attempt: Attempt) -> Question:
+        """The prompt after an answer that was not good: the first one, continued."""
+
+    @abstractmethod
+    def read(self, target: Target, answer: str) -> Draft | EditMiss:
+        """What the answer proposes."""
+
+    @abstractmethod
+    async def prove(self, target: Target, draft: Draft) -> Trial:
+        """Run what proves it. Cheap filters have been passed."""
+
+    @abstractmethod
+    def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
+        """What the coordinator reads of a candidate that passed."""
+
+    def expected_text(self, target: Target) -> str:
+        """A text about as long as the answer will be."""
+        return target.code
+
+    def enough(self, target: Target, answer: str) -> bool:
+        """Whether an unfinished answer already holds all that is needed."""
+        return any(block.closed and block.code.strip() for block in code_blocks(answer))
+
+    def unchanged(self, draft: Draft) -> str | None:
+        """What to tell the model when its draft is no change at all."""
+        if draft.edits and all(edit.changes_nothing for edit in draft.edits):
+            return "Your code is the same as the code before. Change it."
+        return None
+
+    def failed_summary(self, num_candidates: int) -> str:
+        """What the coordinator reads when no candidate passed; without the full stop."""
+        return f"No candidate of {num_candidates} made `{self.check}` pass"
+
+    def subject(self, target: Target) -> str:
+        """The first line of the commit where the task has no instruction."""
+        return f"{self.task.kind.value} {target.label}"
+
+    def facts(self) -> Mapping[str, Any]:
+        """What was measured besides a candidate's own proof."""
+        return {}
+
+
 class Kind(Protocol):
     """A kind of task."""
 
-    def ask(self, task: Task, target: Target, material: Material, style: Style) -> tuple[Message, ...]:
-        """The first prompt. What stays the same over candidates and rounds comes first."""
+    async def __call__(self, setting: Setting) -> Job | Settled:
+        """Look at the code as it is, and say what to ask.
+
+        Raises:
+            UsageError: something the kind needs is missing, with what to do.
+        """
         ...
 
-    def ask_again(self, first: tuple[Message, ...], target: Target, attempt: Attempt) -> tuple[Message, ...]:
-        """The prompt after an answer that was not good: the first one, continued."""
-        ...
 
-    def read(self, target: Target, answer: str) -> Edited | EditMiss:
-        """The file's new text."""
-        ...
+def edit_of(target: Target, text: str) -> FileEdit | EditMiss:
+    """A target's file with a new text, in the file's own encoding."""
+    try:
+        content = target.source.encode(text)
+    except UnicodeEncodeError as error:
+        return EditMiss(f"{target.source.encoding} has no character {error.object[error.start]!r}: do not use it.")
+    return FileEdit(target.path, target.source.text, text, content, target.is_new)
 
-    def complete(self, target: Target, answer: str) -> bool:
-        """Whether an unfinished answer already holds all that is needed."""
-        ...
+
+def drafted(target: Target, text: str) -> Draft | EditMiss:
+    """A draft of one file's new text."""
+    edit = edit_of(target, text)
+    return edit if isinstance(edit, EditMiss) else Draft((edit,))

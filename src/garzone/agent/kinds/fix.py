@@ -7,72 +7,145 @@ test seen to pass and none lost (`evidence.py`), by a change that takes no new p
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
-from garzone.agent.context import Target
-from garzone.agent.edit import Edited, EditMiss, code_blocks, replace_file, replace_function
-from garzone.agent.kinds import Attempt, Material, Style
-from garzone.agent.prompts import fenced, render
-from garzone.core.chat import Message, Role
-from garzone.core.task import Task
-
-LANGUAGES = {  # as models know them from Markdown
-    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "jsx",
-    ".ts": "typescript", ".tsx": "tsx", ".go": "go", ".rs": "rust", ".java": "java", ".c": "c", ".h": "c",
-    ".cpp": "cpp", ".sh": "bash", ".rb": "ruby",
-}  # fmt: skip
+from garzone.agent.changes import Draft
+from garzone.agent.context import Target, choose_targets, definitions_used, failing_tests, trimmed_output
+from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_function
+from garzone.agent.events import CheckFinished
+from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style, drafted
+from garzone.agent.kinds.asking import again, language_of, user
+from garzone.agent.prompts import render
+from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft
+from garzone.agent.stage import Run
+from garzone.core.errors import UsageError
+from garzone.core.task import Verdict
 
 NO_INSTRUCTION = "Repair the code so that the failing check passes."
 
 
-class Fix:
+async def open_fix(setting: Setting) -> Job | Settled:
+    """Run the check, and see what it leads to."""
+    check = required_check(setting, "a check that fails now and passes when done")
+    before = await check_as_it_is(setting.stage, check)
+    setting.tell(CheckFinished("before", check, before.result.exit_code, before.result.duration_ms))
+    if before.passed:
+        return Settled(
+            Verdict.FAILED,
+            f"The check already passes: `{check}` gives exit code 0 on the code as it is. No change.",
+            "A fix needs a check that fails now. Name one that shows the fault.",
+            (before.as_check(check),),
+        )
+    targets = choose_targets(
+        setting.code,
+        setting.named,
+        before.evidence,
+        before.result.output,
+        instruction=setting.task.instruction,
+        check=check,
+    )
+    return Fix(setting, targets, before)
+
+
+def required_check(setting: Setting, what: str) -> str:
+    """The task's check.
+
+    Raises:
+        UsageError: there is none; says what is needed.
+    """
+    if setting.check is None:
+        raise UsageError(
+            f"{setting.task.kind.value} needs {what}, and the repository shows none that could be found: "
+            "--check 'pytest -q'"
+        )
+    return setting.check
+
+
+class Fix(Job):
     """Asks for the whole function where one can be told, else for the whole file."""
 
-    def ask(self, task: Task, target: Target, material: Material, style: Style) -> tuple[Message, ...]:
+    before: Run
+
+    def __init__(self, setting: Setting, targets: list[Target], before: Run) -> None:
+        super().__init__(setting, targets, before)
+        output = trimmed_output(before.result.output, before.evidence, 4 * OUTPUT_CHARS)
+        if before.result.timed_out:
+            output += f"\n(killed after {setting.stage.wall_s:.0f} s: it did not end)"
+        tests = failing_tests(setting.code, before.evidence, before.result.output, self.check)
+        self._material = Material(tests, output)
+
+    def material(self, target: Target) -> Material:
+        """The failing tests, what they say, and what the target uses."""
+        return Material(self._material.tests, self._material.output, definitions_used(self.setting.code, target))
+
+    def ask(self, target: Target, material: Material, style: Style) -> Question:
         """The first prompt."""
-        text = render(
-            {Style.FULL: "fix", Style.BRIEF: "fix_brief", Style.BARE: "fix_bare"}[style],
-            instruction=task.instruction.strip() or NO_INSTRUCTION,
-            path=target.path,
-            language=_language(target),
-            function=target.span.name if target.span else None,
-            code=target.shown,
-            tests=material.tests,
-            output=material.output,
-            definitions=material.definitions,
+        return user(
+            render(
+                {Style.FULL: "fix", Style.BRIEF: "fix_brief", Style.BARE: "fix_bare"}[style],
+                instruction=self.task.instruction.strip() or NO_INSTRUCTION,
+                path=target.path,
+                language=language_of(target.path),
+                function=target.span.name if target.span else None,
+                code=target.shown,
+                tests=material.tests,
+                output=material.output,
+                definitions=material.definitions,
+            )
         )
-        return (Message.of(Role.USER, text),)
 
-    def ask_again(self, first: tuple[Message, ...], target: Target, attempt: Attempt) -> tuple[Message, ...]:
+    def ask_again(self, first: Question, target: Target, attempt: Attempt) -> Question:
         """The first prompt, the answer, and what was wrong with it."""
-        text = render(
-            "repair",
-            output=attempt.output,
-            reason=attempt.reason,
-            function=target.span.name if target.span else None,
+        what = f"function `{target.span.name}`" if target.span else "file"
+        return again(
+            first,
+            target,
+            attempt,
+            wanted=f"Write the whole corrected {what} again in one Markdown code block, with the bug repaired.",
         )
-        return (*first, Message.of(Role.ASSISTANT, _essence(target, attempt.answer)), Message.of(Role.USER, text))
 
-    def read(self, target: Target, answer: str) -> Edited | EditMiss:
+    def read(self, target: Target, answer: str) -> Draft | EditMiss:
         """The file with the answer in place of the target."""
-        if target.span:
-            return replace_function(target.source.text, target.span, answer)
-        return replace_file(target.source.text, target.path, answer)
+        return read_code(target, answer)
 
-    def complete(self, target: Target, answer: str) -> bool:
+    def enough(self, target: Target, answer: str) -> bool:
         """True once a code block is closed that defines the target."""
-        name = target.span.name if target.span else None
-        return any(
-            block.closed and (name is None or re.search(rf"\bdef\s+{re.escape(name)}\b", block.code))
-            for block in code_blocks(answer)
-        )
+        return defines_target(target, answer)
+
+    def unchanged(self, draft: Draft) -> str | None:
+        """Whether the bug is still there, letter for letter."""
+        same = all(edit.changes_nothing for edit in draft.edits)
+        return "Your code is the same as the code with the bug. Change it." if same else None
+
+    async def prove(self, target: Target, draft: Draft) -> Trial:
+        """The check passes, having failed before."""
+        _, trial = await check_draft(self.setting.stage, self.check, draft, self.before)
+        return trial
+
+    def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
+        """What was rewritten, and how the check ended."""
+        place = f"Rewrote {target.label}"
+        if trial.proved:
+            return f"{place}: `{self.check}` failed before and passes now{trial.told}. Branch {branch}."
+        return f"{place}: `{self.check}` passes, but unproved: {'; '.join(trial.doubts)[:200]}. Read branch {branch}."
+
+    def subject(self, target: Target) -> str:
+        """The first line of the commit where the task has no instruction."""
+        return f"repair {target.label}"
 
 
-def _language(target: Target) -> str:
-    return LANGUAGES.get(PurePosixPath(target.path).suffix, "")
+def read_code(target: Target, answer: str) -> Draft | EditMiss:
+    """The target's file with the answer's code in the place of the target."""
+    if target.span:
+        edited = replace_function(target.source.text, target.span, answer)
+    else:
+        edited = replace_file(target.source.text, target.path, answer)
+    return edited if isinstance(edited, EditMiss) else drafted(target, edited.text)
 
 
-def _essence(target: Target, answer: str) -> str:
-    """The code of an earlier answer without its prose: what matters when it is shown again."""
-    blocks = [block for block in code_blocks(answer) if block.code.strip()]
-    return fenced(max(blocks, key=lambda block: len(block.code)).code, _language(target)) if blocks else answer[:2000]
+def defines_target(target: Target, answer: str) -> bool:
+    """Whether a closed code block of an unfinished answer defines the target."""
+    name = target.span.name if target.span else None
+    return any(
+        block.closed and (name is None or re.search(rf"\bdef\s+{re.escape(name)}\b", block.code))
+        for block in code_blocks(answer)
+    )

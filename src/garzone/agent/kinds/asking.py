@@ -1,0 +1,59 @@
+"""What several kinds ask alike: languages as models know them, an earlier answer without its prose, repair prompts."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from garzone.agent.context import Target
+from garzone.agent.edit import code_blocks
+from garzone.agent.kinds import Attempt, Question
+from garzone.agent.prompts import fenced, render
+from garzone.core.chat import Message, Role
+
+LANGUAGES = {  # as models know them from Markdown
+    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "jsx",
+    ".ts": "typescript", ".tsx": "tsx", ".mts": "typescript", ".cts": "typescript", ".go": "go", ".rs": "rust",
+    ".java": "java", ".c": "c", ".h": "c", ".cpp": "cpp", ".cc": "cpp", ".hpp": "cpp", ".sh": "bash", ".rb": "ruby",
+    ".md": "markdown",
+}  # fmt: skip
+
+
+def language_of(path: str) -> str:
+    """A file's language as a Markdown fence names it; "" when unknown."""
+    return LANGUAGES.get(PurePosixPath(path).suffix, "")
+
+
+def user(text: str) -> Question:
+    """A question of one message."""
+    return Question((Message.of(Role.USER, text),))
+
+
+def again(first: Question, target: Target, attempt: Attempt, *, wanted: str, complaint: str = "") -> Question:
+    """The first prompt, the answer, and what was wrong with it.
+
+    Args:
+        first: the first prompt.
+        target: what was asked for.
+        attempt: what came of it.
+        wanted: what to write now, as a sentence.
+        complaint: the words before a failing output; "" for the usual ones.
+    """
+    text = render("again", output=attempt.output, reason=attempt.reason, wanted=wanted, complaint=complaint)
+    said = Message.of(Role.ASSISTANT, essence(target, attempt.answer))
+    return Question((*first.messages, said, Message.of(Role.USER, text)))
+
+
+def essence(target: Target, answer: str) -> str:
+    """The code of an earlier answer without its prose: what matters when it is shown again."""
+    blocks = [block for block in code_blocks(answer) if block.code.strip()]
+    return (
+        fenced(max(blocks, key=lambda block: len(block.code)).code, language_of(target.path))
+        if blocks
+        else answer[:2000]
+    )
+
+
+def sentence(text: str) -> str:
+    """Text that ends like a sentence."""
+    text = text.strip()
+    return text if not text or text.endswith((".", "!", "?", ":")) else f"{text}."
