@@ -246,7 +246,7 @@ class ModelRunner:
     def _check(self, rows: Sequence[Row]) -> dict[int, tuple[int, int]]:
         """First position and number of rows of each slot."""
         if not 1 <= len(rows) <= self.chunk_tokens:
-            raise ValueError(f"{len(rows)} rows given; one step takes 1 to {self.chunk_tokens}")
+            raise ValueError(f"{len(rows)} rows given; one step takes 1 to {self.chunk_tokens} tokens")
         spans: dict[int, tuple[int, int]] = {}
         for row in rows:
             first, count = spans.get(row.slot, (row.position, 0))
