@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import rich
@@ -12,12 +13,13 @@ from rich.table import Table
 
 from garzone import config
 from garzone.bench import speed as speed_bench
+from garzone.bench.quality_suites import SUITES
 from garzone.wiring import open_store
 
 
 @click.group()
 def bench() -> None:
-    """Measure speed on this machine."""
+    """Measure speed and quality on this machine."""
 
 
 @bench.command()
@@ -69,3 +71,41 @@ def speed(  # noqa: PLR0917 - click passes them by name
         table.add_row(measure.name, *cells, ", ".join(f"{ratio:.2f}" for ratio in measure.ratio.values()))
     rich.print(f"{report.model}, {report.weight_bytes / 1e6:.0f} MB of weights, on {report.machine}")
     rich.print(table)
+
+
+@bench.command()
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory of the suites.",
+)
+@click.option("--suite", required=True, type=click.Choice(SUITES), help="Which suite.")
+@click.option("--model", help="Model to measure.  [default: from the configuration]")
+@click.option("--backend", metavar="URL", help="Ollama or OpenAI-compatible server instead of the engine here.")
+@click.option("--alone", "mode", flag_value="alone", help="One greedy answer, without the worker.")
+@click.option("--oracle", "mode", flag_value="oracle", help="Reference answers instead of a model's.")
+@click.option("--saboteur", "mode", flag_value="saboteur", help="Hostile answers instead of a model's.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many tasks: the first ones, or with --seed a sample.")
+@click.option("--seed", type=int, help="Decides the sample.")
+@click.option("--candidates", default=8, show_default=True, type=click.IntRange(1, 64), help="Attempts a round.")
+@click.option("--rounds", default=2, show_default=True, type=click.IntRange(1, 16), help="Later ones repair failures.")
+@click.option("--hostile", default=8, show_default=True, type=click.IntRange(1), help="Hostile answers a task.")
+@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a task.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Tasks at the same time.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Record here; a stopped run goes on.")
+@click.option("--plot", is_flag=True, help="Also draw every record in --out (needs the `bench` extra).")
+@click.option(
+    "--node-path", envvar="NODE_PATH", type=click.Path(path_type=Path), help="Where `typescript` is installed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def quality(**given: Any) -> None:
+    """How many tasks of a suite are done right, by the worker or without it.
+
+    Example: garzone bench quality --data suites --suite humanevalfix_python --model smollm2:135m --out results
+
+    Exit code 1: an answer was `proved` that the suite's own tests refuse.
+    """
+    from garzone.cli.bench_quality import measure  # noqa: PLC0415 - much that `bench speed` does not need
+
+    measure(given)
