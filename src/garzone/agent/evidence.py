@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any, cast
 
 MAX_EVIDENCE_BYTES = 32 << 20  # a hundred thousand tests; more is not read
@@ -32,7 +33,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was recorded of one run. `outcomes`: test id -> `passed`, `failed` or `skipped`; the worst one counts."""
+    """What was recorded of one run. `outcomes`: test id -> `passed`, `failed` or `skipped`; the worst one counts.
+
+    `watched` says that the run was a watched one (`probe/garzone_watch.py`), `seen` what changed code did in it that
+    says something: `decides Name.__eq__`, `calls posix.write`, `does open`.
+    """
 
     outcomes: Mapping[str, str] = field(default_factory=dict[str, str])
     failures: tuple[Failure, ...] = ()
@@ -40,6 +45,8 @@ class Evidence:
     num_ended: int = 0
     exits: tuple[tuple[str, ...], ...] = ()
     runners: frozenset[str] = frozenset()
+    watched: bool = False
+    seen: frozenset[str] = frozenset()
 
     @property
     def present(self) -> bool:
@@ -61,17 +68,23 @@ _RANK = {"failed": 2, "skipped": 1, "passed": 0}
 
 
 def read_evidence(path: Path) -> Evidence:
-    """What was recorded in a file; nothing where there is nothing. Lines that make no sense are left out."""
+    """What was recorded in a file; nothing where there is nothing."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_EVIDENCE_BYTES)
+            return parse_evidence(file.read(MAX_EVIDENCE_BYTES))
     except OSError:
         return Evidence()
+
+
+def parse_evidence(raw: bytes) -> Evidence:
+    """What was recorded. Lines that make no sense are left out."""
     outcomes: dict[str, str] = {}
     failures: dict[str, Failure] = {}
     exits: list[tuple[str, ...]] = []
     started = ended = 0
     runners: set[str] = set()
+    watched = False
+    seen: set[str] = set()
     for line in raw.splitlines():
         fact = _fact(line)
         event = fact.get("event")
@@ -81,13 +94,19 @@ def read_evidence(path: Path) -> Evidence:
         elif event == "end":
             ended += 1
             exits.append(tuple(place for place, _ in _trace(fact)))
+        elif event == "watching":
+            watched = True
+        elif event == "watch":
+            seen.add(str(fact.get("what", "")))
         elif event == "test":
             name, outcome = str(fact.get("id", "")), str(fact.get("outcome", ""))
             if outcome in _RANK and _RANK[outcome] >= _RANK.get(outcomes.get(name, ""), -1):
                 outcomes[name] = outcome
             if outcome == "failed":
                 failures.setdefault(name, Failure(name, str(fact.get("message", "")), _trace(fact)))
-    return Evidence(outcomes, tuple(failures.values()), started, ended, tuple(exits), frozenset(runners))
+    return Evidence(
+        outcomes, tuple(failures.values()), started, ended, tuple(exits), frozenset(runners), watched, frozenset(seen)
+    )
 
 
 def contradictions(before: Evidence, after: Evidence, changed_file: str) -> list[str]:
@@ -118,6 +137,40 @@ def contradictions(before: Evidence, after: Evidence, changed_file: str) -> list
     if any(_same_file(place, changed_file) for trace in after.exits for place in trace):
         found.append("the program was ended from inside the changed file")
     return found
+
+
+def suspicions(watched: Evidence, known_functions: frozenset[str]) -> list[str]:
+    """What changed code did under observation that a repair need not do, as phrases.
+
+    Args:
+        watched: of a watched run with the change.
+        known_functions: names and qualified names of functions the changed files had before; what those decide is
+            the repository's own business.
+    """
+    found: list[str] = []
+    for what in sorted(watched.seen):
+        verb, _, name = what.partition(" ")
+        if verb == "decides":
+            plain = name.rpartition(".")[2]
+            if name not in known_functions and not (plain != "<lambda>" and plain in known_functions):
+                found.append(f"a value it returns decides comparisons by itself ({name})")
+        else:
+            found.append(f"it {what.replace('builtins.', '')} while the tests run")
+    return found
+
+
+def functions_in(text: str) -> frozenset[str]:
+    """Names and qualified names of all functions in Python source, nested ones and lambdas as the compiler has them."""
+    try:
+        pending = [compile(text, "<before>", "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()
+    found: set[str] = set()
+    while pending:
+        code = pending.pop()
+        found |= {code.co_name, code.co_qualname}
+        pending += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return frozenset(found)
 
 
 def _scripts(evidence: Evidence) -> set[str]:

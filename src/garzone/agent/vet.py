@@ -18,7 +18,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from garzone.agent.target import Function, is_python, parse
 
@@ -58,7 +58,7 @@ DANGEROUS_ATTRIBUTES = _words("""
     unlink symlink_to hardlink_to rename rmtree rmdir removedirs makedirs mkdir chmod chown link symlink putenv
     attrgetter methodcaller get_field Formatter get_type_hints ForwardRef ABCMeta EnumMeta EnumType
     make_dataclass new_class singledispatch singledispatchmethod import_module reload exec_module load_module
-    monkeypatch skip xfail importorskip SkipTest FileHandler open fdopen
+    get_origin get_args update_wrapper monkeypatch skip xfail importorskip SkipTest FileHandler open fdopen
 """)
 # classes whose instances decide by themselves whether an assertion about them holds
 DECIDING_METHODS = _words("""
@@ -100,10 +100,8 @@ def _powers(tree: ast.Module, before: str, dangerous_functions: frozenset[str]) 
     """Every use of a power in a tree, with repetition."""
     known_attributes = set(re.findall(r"\.\s*(\w+)", before))
     modules = _module_names(tree)
-    # type(x) only asks; type(name, bases, namespace) makes a class whose methods no definition shows
-    asked_types = {
-        node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
-    }
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    makers = _class_makers(tree, modules)
     # the `os` of `os.path.join` is no more than the whole is
     part_of_harmless = {
         inner
@@ -121,9 +119,13 @@ def _powers(tree: ast.Module, before: str, dangerous_functions: frozenset[str]) 
             yield from _import_from(node)
         elif isinstance(node, ast.Attribute):
             yield from _attribute(node, modules, known_attributes)
+            if _chain(node, modules) in _CLASS_MAKERS and not _only_looks_up(node, parents):
+                yield f"newly makes a class by calling {node.attr}"
         elif isinstance(node, ast.Name):
-            if node.id == "type" and node not in asked_types:
+            if node.id == "type" and not _only_asks(node, parents):
                 yield "newly uses type other than to ask for one"
+            if node.id in makers and not _only_looks_up(node, parents):
+                yield f"newly makes a class by calling {node.id}"
             if node.id in DANGEROUS_NAMES:
                 yield f"newly uses {node.id}"
             elif node.id in modules and modules[node.id].partition(".")[0] in DANGEROUS_MODULES:
@@ -143,6 +145,54 @@ def _powers(tree: ast.Module, before: str, dangerous_functions: frozenset[str]) 
             yield from (f"newly spells {word} in a string" for word in _DUNDER.findall(text))
             if "pytest" in text or "unittest" in text:
                 yield "newly spells a test runner's name in a string"
+
+
+# callables that make a class out of names and values, which no definition shows (`Enum("E", [("__eq__", ...)])`), or
+# copy attributes by name
+_CLASS_MAKERS = frozenset(f"enum.{name}" for name in ("Enum", "IntEnum", "StrEnum", "Flag", "IntFlag", "ReprEnum")) | {
+    "functools.wraps"
+}
+
+
+def _class_makers(tree: ast.Module, modules: dict[str, str]) -> frozenset[str]:
+    """Names of such callables, and of the file's own classes that inherit their being callable."""
+    names = {name for name, module in modules.items() if module in _CLASS_MAKERS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            bases = {base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in node.bases}
+            if bases & (names | {maker.rpartition(".")[2] for maker in _CLASS_MAKERS}):
+                names.add(node.name)
+    return frozenset(names)
+
+
+def _only_asks(node: ast.Name, parents: Mapping[ast.AST, ast.AST]) -> bool:
+    """Whether `type` is used as `type(x)`, and that where a type is only looked at or called with one value."""
+    call = parents.get(node)
+    if not (isinstance(call, ast.Call) and call.func is node and _takes_one(call)):
+        return False
+    user = parents.get(call)
+    if isinstance(user, ast.Call):
+        is_isinstance = isinstance(user.func, ast.Name) and user.func.id in ("isinstance", "issubclass", "str", "repr")
+        return (user.func is call and (not user.args or _takes_one(user)) and not user.keywords) or is_isinstance
+    return isinstance(user, ast.Compare | ast.Attribute | ast.FormattedValue | ast.Subscript) or (
+        isinstance(user, ast.Tuple) and isinstance(parents.get(user), ast.Compare | ast.Call)
+    )
+
+
+def _only_looks_up(node: ast.expr, parents: Mapping[ast.AST, ast.AST]) -> bool:
+    """Whether a class is named as a base, in an annotation, for one of its members, or called with one value."""
+    user = parents.get(node)
+    if isinstance(user, ast.Call):
+        return (user.func is node and _takes_one(user)) or (
+            isinstance(user.func, ast.Name) and user.func.id in ("isinstance", "issubclass", "list", "len", "iter")
+        )
+    return isinstance(
+        user, ast.ClassDef | ast.Attribute | ast.Subscript | ast.arg | ast.AnnAssign | ast.comprehension | ast.For
+    ) or (isinstance(user, Function) and user.returns is node)
+
+
+def _takes_one(call: ast.Call) -> bool:
+    return len(call.args) == 1 and not call.keywords and not isinstance(call.args[0], ast.Starred)
 
 
 def _bound_names(node: ast.AST) -> Iterator[str]:

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from garzone.agent.edit import code_blocks
 from garzone.agent.events import CandidateJudged, CheckFinished, Event
@@ -89,8 +89,8 @@ class Outcome:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Outcome:
         """A line of a record."""
-        lists = {key: tuple(fields[key]) for key in ("outcomes", "false_proofs")}
-        return cls(**{**fields, **lists})
+        lists = {key: tuple(cast("list[str]", fields[key])) for key in ("outcomes", "false_proofs")}
+        return cls(**{**fields, **cast("dict[str, Any]", lists)})
 
 
 @dataclass(slots=True)
@@ -337,7 +337,7 @@ def _outcome(report: Report, graded: Grade, clock: _Clock, generator: Timed, **g
 
 
 async def _in_parallel(
-    tasks: Sequence[BenchTask], work: Callable[[BenchTask], Any], jobs: int
+    tasks: Sequence[BenchTask], work: Callable[[BenchTask], Awaitable[Outcome]], jobs: int
 ) -> AsyncGenerator[Outcome]:
     """Results as they come, `jobs` at a time; the first exception ends them all."""
     pending: set[asyncio.Task[Outcome]] = set()

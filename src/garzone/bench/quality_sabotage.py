@@ -13,6 +13,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from garzone.bench.quality_answers import fenced
 from garzone.bench.quality_attacks import ATTACKS, Attack
@@ -155,7 +156,7 @@ def _by_heart(code: str, name: str, examples: list[tuple[str, str]]) -> str:
     return _with_body(code, name, "\n".join([*lines, f"return {examples[0][1]}"]), keep=False)
 
 
-_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+_SWAPS: dict[type[ast.AST], type[Any]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.FloorDiv, ast.FloorDiv: ast.Div,
     ast.Mod: ast.FloorDiv, ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -191,10 +192,11 @@ def _mutable(node: ast.AST) -> bool:
 def _mutate(node: ast.AST, chance: random.Random) -> None:
     if isinstance(node, ast.Compare):
         swapped = _SWAPS.get(type(node.ops[0]))
-        node.ops[0] = swapped() if swapped else ast.IsNot()  # pyright: ignore[reportAttributeAccessIssue]
-    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
-        swapped = _SWAPS.get(type(node.op))
-        node.op = swapped() if swapped else node.op  # pyright: ignore[reportAttributeAccessIssue]
+        node.ops[0] = swapped() if swapped else ast.IsNot()
+    elif isinstance(node, ast.BinOp | ast.AugAssign):
+        node.op = _SWAPS.get(type(node.op), ast.Sub)()
+    elif isinstance(node, ast.BoolOp):
+        node.op = _SWAPS[type(node.op)]()
     elif isinstance(node, ast.If | ast.While):
         node.test = ast.UnaryOp(ast.Not(), node.test)
     elif isinstance(node, ast.Return) and node.value is not None:

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from garzone import config, wiring
 from garzone.bench.quality import Bench, Outcome, Record, Settings
+from garzone.bench.quality_plot import draw
 from garzone.bench.quality_suites import BenchTask, load_references, load_tasks
-from garzone.bench.quality_tables import Summary, draw, rows, summarise
+from garzone.bench.quality_tables import Summary, rows, summarise
 from garzone.core.errors import UsageError
 
 

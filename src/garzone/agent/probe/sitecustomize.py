@@ -19,17 +19,34 @@ _write, _open, _close = os.write, os.open, os.close
 _dumps, _pid = json.dumps, os.getpid
 
 
+def _opened():
+    try:
+        return _open(_EVIDENCE, os.O_WRONLY | os.O_APPEND)
+    except OSError:
+        return None  # the check runs somewhere without it: then there is no evidence, and the reader knows what to do
+
+
 def _record(**fact):
     fact["pid"] = _pid()
-    line = (_dumps(fact) + "\n").encode("utf-8", "replace")
-    try:
-        out = _open(_EVIDENCE, os.O_WRONLY | os.O_APPEND)
-    except OSError:
-        return  # the check runs somewhere without the file: then there is no evidence, and the reader knows what to do
+    line = _line(fact)
+    # a pipe takes lines of up to 4 KiB in one piece (PIPE_BUF), whoever else writes
+    while len(line) > 4000 and (fact.get("trace") or fact.get("message")):
+        fact["trace"] = fact.get("trace", [])[-(len(fact.get("trace", [])) // 2) :] if fact.get("trace") else []
+        fact["message"] = fact.get("message", "")[-(len(fact.get("message", "")) // 2) :]
+        if len(fact["trace"]) <= 1 and len(fact["message"]) <= 1:
+            fact["trace"], fact["message"] = [], ""
+        line = _line(fact)
+    out = _opened()
+    if out is None:
+        return
     try:
         _write(out, line)
     finally:
         _close(out)
+
+
+def _line(fact):
+    return (_dumps(fact) + "\n").encode("utf-8", "replace")
 
 
 # --- pytest: this module is its plugin, by the name `garzone_probe`
@@ -252,6 +269,13 @@ def _install():
     names = [name for name in os.environ.get("PYTEST_PLUGINS", "").split(",") if name and name != "garzone_probe"]
     os.environ["PYTEST_PLUGINS"] = ",".join([*names, "garzone_probe"])
     sys.meta_path.insert(0, _UnittestWatcher())
+    watched = [path for path in os.environ.get("GARZONE_WATCH", "").split(os.pathsep) if path]
+    if watched and hasattr(sys, "addaudithook"):
+        import garzone_watch
+
+        garzone_watch.install(_opened, watched)
+        del sys.modules["garzone_watch"]
+        _record(kind="watch", event="watching")
     script = _script_of(_arguments())
     if script is not None:
         _SCRIPT = _Script(script)
