@@ -53,4 +53,12 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
     """The API server over the embedded engine; closing it ends every runner process."""
     store = open_store(settings)
     pool = RunnerPool(store, settings, max_loaded=settings.max_loaded)
-    return build_app(pool, pool, store, preload=preload, host=settings.host, origins=settings.origins)
+    return build_app(
+        pool,
+        pool,
+        store,
+        preload=preload,
+        host=settings.host,
+        origins=settings.origins,
+        default_model=settings.model,
+    )

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import Delta, FinishReason, SamplingParams, Usage
 from garzone.runner import protocol
-from garzone.server.dialects import ollama, openai
-from garzone.server.exchange import Exchange
+from garzone.server.dialects import (
+    anthropic_stream,
+    ollama,
+    ollama_embed,
+    ollama_options,
+    openai,
+    openai_completions,
+    openai_embeddings,
+    openai_responses_stream,
+)
+from garzone.server.exchange import EmbedExchange, Exchange
 
 SCALARS = (
     st.none()
@@ -31,9 +40,10 @@ NAMES = [
     "model", "name", "messages", "prompt", "suffix", "system", "template", "context", "stream", "raw", "format",
     "think", "keep_alive", "images", "options", "tools", "truncate", "shift", "logprobs", "stop", "temperature",
     "top_p", "seed", "max_tokens", "n", "tool_choice", "response_format", "stream_options", "reasoning_effort",
-    "reasoning",
+    "reasoning", "input", "instructions", "max_output_tokens", "text", "include", "dimensions", "encoding_format",
+    "thinking", "output_config", "stop_sequences", "prediction", "echo", "top_logprobs", "truncation", "best_of",
 ]  # fmt: skip
-OPTIONS = st.dictionaries(st.sampled_from([*ollama.Options.model_fields, "num_gpu"]), SCALARS, max_size=4)
+OPTIONS = st.dictionaries(st.sampled_from([*ollama_options.NAMES, "num_gpu"]), SCALARS, max_size=4)
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "system", "assistant", "tool", "developer"]) | ANYTHING},
     optional={
@@ -42,17 +52,43 @@ MESSAGE = st.fixed_dictionaries(
         "images": ANYTHING,
     },
 )
+BLOCK = st.fixed_dictionaries(
+    {"type": st.sampled_from(
+        ["text", "image", "tool_use", "tool_result", "thinking", "document", "new", "message", "reasoning",
+         "function_call", "function_call_output", "custom_tool_call", "item_reference", "input_text"]) | ANYTHING},
+    optional=dict.fromkeys(
+        ("text", "content", "source", "input", "id", "name", "tool_use_id", "arguments", "output", "role"), ANYTHING),
+)  # fmt: skip
 BODIES = st.fixed_dictionaries(
     {"model": st.just("m") | ANYTHING},
     optional={
         **{name: ANYTHING for name in NAMES if name not in ("model", "options", "messages")},
         "options": OPTIONS | ANYTHING,
-        "messages": st.lists(MESSAGE, max_size=2) | ANYTHING,
+        "messages": st.lists(
+            MESSAGE
+            | st.fixed_dictionaries(
+                {"role": st.sampled_from(["user", "assistant"]), "content": st.lists(BLOCK, max_size=3)}
+            ),
+            max_size=2,
+        )
+        | ANYTHING,
+        "system": st.lists(BLOCK, max_size=2) | ANYTHING,
+        "input": st.lists(BLOCK, max_size=3) | st.text(max_size=4) | ANYTHING,
     },
 )
 
 
-@pytest.mark.parametrize("exchange_of", [ollama.ChatExchange, ollama.GenerateExchange, openai.ChatExchange])
+EXCHANGES = [
+    ollama.ChatExchange,
+    ollama.GenerateExchange,
+    openai.ChatExchange,
+    openai_completions.CompletionExchange,
+    openai_responses_stream.ResponseExchange,
+    anthropic_stream.MessagesExchange,
+]
+
+
+@pytest.mark.parametrize("exchange_of", EXCHANGES)
 @given(body=BODIES)
 def test_any_body_becomes_a_request_or_a_sentence(
     exchange_of: Callable[[Mapping[str, Any]], Exchange], body: dict[str, Any]
@@ -63,9 +99,25 @@ def test_any_body_becomes_a_request_or_a_sentence(
     except InvalidRequest as error:
         assert str(error)
         return
-    assert request.model
+    assert request.model or exchange.model
     frame = protocol.encode(protocol.Generate(1, request))  # what is understood can be sent to the runner
     assert protocol.parse(frame[4:]) == protocol.Generate(1, request)
+
+
+@pytest.mark.parametrize(
+    "exchange_of",
+    [ollama_embed.EmbedExchange, ollama_embed.EmbeddingsExchange, openai_embeddings.EmbeddingsExchange],
+)
+@given(body=BODIES)
+def test_any_body_asks_for_embeddings_or_is_a_sentence(
+    exchange_of: Callable[[Mapping[str, Any]], EmbedExchange], body: dict[str, Any]
+) -> None:
+    try:
+        exchange = exchange_of(body)
+    except InvalidRequest as error:
+        assert str(error)
+        return
+    assert all(text and isinstance(text, str) for text in exchange.inputs)
 
 
 @given(st.lists(st.text(max_size=12), max_size=6), st.sampled_from(FinishReason))
@@ -81,3 +133,14 @@ def test_any_text_survives_every_dialect(pieces: list[str], reason: FinishReason
     assert events[-2:] == [b"data: [DONE]", b""]
     chunks = [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "".join(pieces)
+
+    message = anthropic_stream.MessagesExchange({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+    events = (message.begin() + b"".join(map(message.piece, deltas))).decode().split("\n\n")
+    said = [json.loads(event.partition("\ndata: ")[2]) for event in events[:-1]]
+    assert "".join(event["delta"].get("text", "") for event in said if "delta" in event) == "".join(pieces)
+    assert said[-1] == {"type": "message_stop"}
+    response = openai_responses_stream.ResponseExchange({"model": "m", "input": "x"})
+    events = (response.begin() + b"".join(map(response.piece, deltas))).decode().split("\n\n")
+    said = [json.loads(event.partition("\ndata: ")[2]) for event in events[:-1]]
+    assert "".join(event["delta"] for event in said if event["type"] == "response.output_text.delta") == "".join(pieces)
+    assert [event["sequence_number"] for event in said] == list(range(len(said)))

@@ -84,13 +84,16 @@ def test_ollama_options_reach_the_generator(url: str, generator: Scripted) -> No
         repeat_last_n=16,
         presence_penalty=0.5,
         frequency_penalty=0.75,
+        num_keep=4,
     )
     assert (request.num_ctx, request.keep_alive_s, request.truncate) == (2048, 300.0, True)
 
 
 def test_what_a_model_says_of_itself_is_the_default(url: str, generator: Scripted) -> None:
     ollama.Client(host=url).chat("scripted", HI)
-    assert generator.requests[0].sampling == SamplingParams(temperature=0.2, stop=("<|im_end|>", "<|im_start|>"))
+    assert generator.requests[0].sampling == SamplingParams(
+        temperature=0.2, stop=("<|im_end|>", "<|im_start|>"), num_keep=4
+    )
 
 
 def test_ollama_lists_shows_and_ps(url: str) -> None:

@@ -120,7 +120,7 @@ def test_what_real_clients_send_along_is_ignored(url: str, generator: Scripted) 
     assert post(url, "/api/chat?beta=true", body, headers=headers).status_code == 200
     (request,) = generator.requests
     assert request == GenerateRequest(
-        model="scripted", messages=request.messages, sampling=request.sampling, num_ctx=4096, think=False
+        model="scripted", messages=request.messages, sampling=request.sampling, num_ctx=4096, think=False, shift=True
     )
 
 
@@ -233,7 +233,7 @@ BAD_BODIES = {
     "numbers as model": b'{"model":7,"messages":[]}',
     "stop of numbers": WELL_FORMED + b',"stop":[1],"options":{"stop":[1]}}',
     "infinite": WELL_FORMED + b',"temperature":1e999,"options":{"temperature":1e999}}',
-    "logprobs": WELL_FORMED + b',"logprobs":true}',
+    "logprobs": WELL_FORMED + b',"logprobs":true,"top_logprobs":21}',
 }
 
 
@@ -302,7 +302,8 @@ def test_the_version_is_one_that_codex_accepts(url: str) -> None:
 def test_unknown_routes_and_wrong_methods(url: str) -> None:
     unknown = post(url, "/api/chat/api/show", {})
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
-    assert httpx2.get(f"{url}/api/chat").status_code == 405
+    wrong = httpx2.get(f"{url}/api/chat")
+    assert (wrong.status_code, wrong.text, wrong.headers["allow"]) == (405, "405 method not allowed", "POST")
     assert httpx2.post(f"{url}/api/tags").status_code == 405
     assert httpx2.head(f"{url}/api/tags").status_code == 200
 

@@ -79,6 +79,18 @@ class Embedder(Protocol):
         ...
 
 
+class PromptCounter(Protocol):
+    """Counts the tokens of a whole prompt: template, tools and all."""
+
+    async def count_prompt(self, request: GenerateRequest) -> int:
+        """Number of tokens the model would read for a request. Neither loads the model nor waits for it.
+
+        Raises:
+            ModelNotFound, InvalidRequest: as `generate` would.
+        """
+        ...
+
+
 class LoadedModels(Protocol):
     """What is in memory, for `ps` and `stop`."""
 

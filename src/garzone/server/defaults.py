@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import ValidationError
 
 from garzone.core.generation import SamplingParams
-from garzone.server.dialects.ollama import Options
+from garzone.server.dialects.ollama_options import Options
 
 _log = logging.getLogger(__name__)
 

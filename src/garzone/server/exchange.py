@@ -17,7 +17,7 @@ from garzone.core.errors import (
     Unsupported,
     UsageError,
 )
-from garzone.core.generation import Delta, GenerateRequest, SamplingParams
+from garzone.core.generation import Delta, Embeddings, GenerateRequest, SamplingParams
 
 
 class Exchange(Protocol):
@@ -26,6 +26,7 @@ class Exchange(Protocol):
     model: str
     stream: bool
     media_type: str  # of a streamed answer; a whole one is JSON in every dialect
+    drops_thinking: bool  # whether a wish to think is dropped where the model cannot, instead of refused
 
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
         """The request, with the model's own sampling where it says nothing. Raises InvalidRequest."""
@@ -54,6 +55,29 @@ class Exchange(Protocol):
     def error_document(self, error: GarzoneError) -> Mapping[str, Any]:
         """The body of an error that came before anything was sent."""
         ...
+
+
+class EmbedExchange(Protocol):
+    """A parsed request for embeddings, and how the answer is spelled. No inputs only load the model."""
+
+    model: str
+    inputs: list[str]
+    truncate: bool
+    dimensions: int | None
+    keep_alive_s: float | None
+
+    def document(self, embeddings: Embeddings) -> Mapping[str, Any]:
+        """The answer."""
+        ...
+
+
+def headers_of(error: GarzoneError) -> dict[str, str]:
+    """What an error's headers tell programs that would try again by themselves."""
+    if isinstance(error, Unsupported):
+        return {"x-should-retry": "false"}  # the openai and anthropic packages repeat every other 5xx
+    if isinstance(error, Overloaded):
+        return {"retry-after": "1"}
+    return {}
 
 
 def status_of(error: GarzoneError) -> int:

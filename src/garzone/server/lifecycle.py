@@ -9,20 +9,25 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed
 from garzone.core.generation import Delta, SamplingParams
 from garzone.core.ports import TextGenerator
 from garzone.server.defaults import sampling_of
-from garzone.server.exchange import Exchange, status_of
+from garzone.server.exchange import Exchange, headers_of, status_of
 
 HEARTBEAT_S: Final = 15.0  # clients cut a silent stream at about 300 s (WIRE.md, pitfalls)
 _log = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+_Result = TypeVar("_Result")
 
 
 class Answer:
@@ -31,15 +36,37 @@ class Answer:
     Errors that come before the first piece have a status of their own; after that they are the last piece.
     """
 
-    def __init__(self, generator: TextGenerator, exchange: Exchange, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self,
+        generator: TextGenerator,
+        exchange: Exchange,
+        *,
+        model: str = "",
+        headers: Mapping[str, str] | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        clock: Clock | None = None,
+    ) -> None:
+        """What to answer.
+
+        Args:
+            generator: writes the answer.
+            exchange: what was asked, and how the answer is spelled.
+            model: who really answers; "" for who was asked.
+            headers: of the response, beside those that say what it is.
+            heartbeat_s: how long a stream may be silent.
+            clock: used instead of the real one.
+        """
         self._generator = generator
         self._exchange = exchange
+        self._model = model or exchange.model
+        self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._heartbeat_s = heartbeat_s
+        self._clock = clock or Clock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generate and send, until the end or until the client has gone."""
         del scope
-        sender = _Sender(send, self._exchange)
+        sender = _Sender(send, self._exchange, self._headers, self._clock)
         work = asyncio.create_task(self._answer(sender))
         hung_up = asyncio.create_task(_hung_up(receive))
         try:
@@ -54,8 +81,12 @@ class Answer:
     async def _answer(self, sender: _Sender) -> None:
         heartbeat: asyncio.Task[None] | None = None
         try:
-            details = await self._generator.details(self._exchange.model)
+            details = await self._generator.details(self._model)
             request = self._exchange.to_request(sampling_of(details.parameters) if details.parameters else _DEFAULTS)
+            if request.model != self._model:
+                request = replace(request, model=self._model)
+            if request.think and self._exchange.drops_thinking and "thinking" not in details.capabilities:
+                request = replace(request, think=None)
             streams = self._exchange.stream and not request.load_only
             if streams:
                 heartbeat = asyncio.create_task(sender.keep_alive(self._heartbeat_s))
@@ -86,27 +117,40 @@ class Answer:
         if sender.started:
             await sender.send_piece(self._exchange.broken(error), True)
         else:
-            await sender.send_document(status_of(error), self._exchange.error_document(error))
+            await sender.send_document(status_of(error), self._exchange.error_document(error), headers_of(error))
 
 
 _DEFAULTS: Final = SamplingParams()
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds that only grow, and waiting for some of them."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
 class _Sender:
     """One HTTP response. Pieces and heartbeats never interleave."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, exchange: Exchange, headers: Headers, clock: Clock) -> None:
         self._send = send
         self._exchange = exchange
+        self._headers = headers
+        self._clock = clock
         self._lock = asyncio.Lock()
-        self._last = time.monotonic()
+        self._last = clock.now()
         self.started = False
         self._ended = False
 
-    async def send_document(self, status: int, document: Mapping[str, Any]) -> None:
+    async def send_document(
+        self, status: int, document: Mapping[str, Any], extra: Mapping[str, str] | None = None
+    ) -> None:
         """A whole answer or an error."""
         body = json.dumps(document).encode()
         headers = [(b"content-type", b"application/json; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        headers += [*self._headers, *((name.encode(), value.encode()) for name, value in (extra or {}).items())]
         async with self._lock:
             self._ended = True
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -118,23 +162,24 @@ class _Sender:
             if not self.started:
                 self.started = True
                 headers = [(b"content-type", self._exchange.media_type.encode()), (b"cache-control", b"no-cache")]
+                headers += self._headers
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
                 piece = self._exchange.begin() + piece
             self._ended = last
             if piece or last:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
-            self._last = time.monotonic()
+            self._last = self._clock.now()
 
     async def keep_alive(self, every_s: float) -> None:
         """Send a heartbeat whenever nothing else was sent for so long; also the first thing, if nothing comes."""
         while not self._ended:
-            left = self._last + every_s - time.monotonic()
+            left = self._last + every_s - self._clock.now()
             if left > 0:
-                await asyncio.sleep(left)
+                await self._clock.sleep(left)
             elif not self._lock.locked():
                 await self.send_piece(self._exchange.heartbeat())
             else:
-                await asyncio.sleep(every_s)  # something is being sent to a slow reader: the connection is alive
+                await self._clock.sleep(every_s)  # something is being sent to a slow reader: the connection is alive
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -142,6 +187,21 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def unless_hung_up(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """What `work` gives, unless the client goes first: then it is cancelled. Raises ClientDisconnect."""
+    task, hung_up = asyncio.create_task(work), asyncio.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait((task, hung_up), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        await _stop(hung_up)
+        with suppress(asyncio.CancelledError, GarzoneError):
+            await task
 
 
 async def _hung_up(receive: Receive) -> None:

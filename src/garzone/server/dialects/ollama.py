@@ -6,130 +6,65 @@ listed in Ollama's api/types.go (https://github.com/ollama/ollama/blob/main/api/
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field
 
-from garzone.core.chat import ContentPart, ImagePart, Message, Role, TextPart, ToolCall, ToolSpec
+from garzone.core.chat import ContentPart, Message, Role, TextPart, ToolCall, ToolSpec
 from garzone.core.errors import GarzoneError, InvalidRequest
 from garzone.core.generation import (
+    ChosenToken,
     Delta,
     FinishReason,
     GenerateRequest,
     SamplingParams,
+    TokenLogprob,
     Usage,
 )
+from garzone.server.dialects.ollama_options import Options, parse_keep_alive, warn_of_unknown
+from garzone.server.dialects.wire import Wire, arguments_of, clamped_top_logprobs, image_of_base64, validate
 
-_log = logging.getLogger(__name__)
-
+IMAGE: Final = "application/octet-stream"  # clients do not say which format
+NUM_KEEP: Final = 4  # Ollama's default: the first tokens hold up attention when a context is shifted
 DONE_REASONS: Final = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.TOOL_CALLS: "stop",
     FinishReason.ABORTED: "stop",
 }
-_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def parse_keep_alive(value: float | str) -> float:
-    """Seconds: a number is that, text is a Go duration (`5m`, `1h30m`, `-1s`) or a number. Raises ValueError."""
-    if isinstance(value, int | float):
-        return float(value)
-    text = value.strip()
-    sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", body):
-        return sign * float(body)
-    parts = _DURATION.findall(body)
-    if not parts or "".join(number + unit for number, unit in parts) != body:
-        raise ValueError(f"{value!r} is not a duration: give seconds, or for example 5m, 1h30m, 0, -1")
-    return sign * sum(float(number) * _UNIT_S[unit] for number, unit in parts)
-
-
-def _without_nulls(value: Any) -> Any:
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value  # pyright: ignore[reportUnknownVariableType]
-
-
-class _Wire(BaseModel, extra="ignore", strict=False, allow_inf_nan=False):
-    """Unknown fields are ignored; null means not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        return _without_nulls(value)
-
-
-def _one_or_more(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Stops = Annotated[list[str], BeforeValidator(_one_or_more)]
-
-
-class Options(_Wire):
-    """`options`, or a Modelfile's PARAMETER lines; None where nothing is said."""
-
-    temperature: float | None = Field(None, ge=0)
-    top_k: int | None = None
-    top_p: float | None = Field(None, ge=0)
-    min_p: float | None = Field(None, ge=0)
-    repeat_last_n: int | None = Field(None, ge=-1)
-    repeat_penalty: float | None = Field(None, gt=0)
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    num_predict: int | None = None
-    num_ctx: int | None = None
-    stop: Stops | None = None
-
-    def over(self, defaults: SamplingParams) -> SamplingParams:
-        """`defaults` with what is said here in their place."""
-        same = ("temperature", "min_p", "repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty")
-        changed: dict[str, Any] = {name: getattr(self, name) for name in same if getattr(self, name) is not None}
-        if self.top_k is not None:
-            changed["top_k"] = max(0, self.top_k)
-        if self.top_p is not None:
-            changed["top_p"] = min(1.0, self.top_p)
-        if self.seed is not None:
-            changed["seed"] = self.seed if self.seed >= 0 else None
-        if self.num_predict is not None:
-            changed["max_tokens"] = self.num_predict if self.num_predict > 0 else None
-        if self.stop is not None:
-            changed["stop"] = tuple(stop for stop in self.stop if stop)
-        return replace(defaults, **changed)
-
-
-class _Function(_Wire):
+class _Function(Wire):
     name: str
     description: str = ""
     parameters: dict[str, Any] = {}
 
 
-class _Tool(_Wire):
+class _Tool(Wire):
     type: str = "function"
     function: _Function
 
 
-class _CalledFunction(_Wire):
+class _CalledFunction(Wire):
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: str | dict[str, Any] = {}
 
 
-class _Call(_Wire):
+class _Call(Wire):
     id: str = ""
     function: _CalledFunction
 
+    def to_core(self) -> ToolCall:
+        arguments = arguments_of(self.function.arguments, "messages.tool_calls.function.arguments")
+        return ToolCall(self.function.name, arguments, self.id)
 
-class _Message(_Wire):
+
+class _Message(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
     thinking: str = ""
@@ -140,20 +75,18 @@ class _Message(_Wire):
 
     def to_core(self) -> Message:
         content: list[ContentPart] = [TextPart(self.content)] if self.content else []
-        content += _images(self.images)
+        content += [image_of_base64(image, IMAGE, "images") for image in self.images]
         return Message(
             role=Role.SYSTEM if self.role == "developer" else Role(self.role),
             content=tuple(content),
             thinking=self.thinking,
-            tool_calls=tuple(
-                ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls
-            ),
+            tool_calls=tuple(call.to_core() for call in self.tool_calls),
             tool_call_id=self.tool_call_id,
             tool_name=self.tool_name,
         )
 
 
-class _Asked(_Wire):
+class _Asked(Wire):
     model: str = Field("", max_length=1024)
     name: str = Field("", max_length=1024)
     stream: bool = True
@@ -164,10 +97,9 @@ class _Asked(_Wire):
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
+    top_logprobs: int | None = None
 
     def common(self, defaults: SamplingParams) -> GenerateRequest:
-        if self.logprobs:
-            raise InvalidRequest("logprobs: not supported; leave it out")
         try:
             keep_alive_s = None if self.keep_alive is None else parse_keep_alive(self.keep_alive)
         except ValueError as error:
@@ -175,12 +107,14 @@ class _Asked(_Wire):
         num_ctx = self.options.num_ctx
         return GenerateRequest(
             model=self.model or self.name,
-            sampling=self.options.over(defaults),
+            sampling=self.options.over(replace(defaults, num_keep=defaults.num_keep or NUM_KEEP)),
             num_ctx=num_ctx if num_ctx is not None and num_ctx > 0 else None,
             keep_alive_s=keep_alive_s,
             think=None if self.think == "" else self.think,
             truncate=self.truncate and self.shift,
+            shift=self.shift,
             output_schema=None if self.format == "" else {} if self.format == "json" else self.format,
+            logprobs=clamped_top_logprobs(self.top_logprobs) if self.logprobs else None,
         )
 
 
@@ -199,41 +133,22 @@ class _AskedChat(_Asked):
     tools: list[_Tool] = []
 
 
-def _images(images: Sequence[str]) -> list[ImagePart]:
-    try:
-        return [ImagePart(base64.b64decode(image, validate=True), "application/octet-stream") for image in images]
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"images: not base64: {error}") from error
-
-
 _AnyAsked = TypeVar("_AnyAsked", bound=_Asked)
 
 
-def _validate(kind: type[_AnyAsked], body: Mapping[str, Any]) -> _AnyAsked:
-    try:
-        asked = kind.model_validate(body)
-    except ValidationError as error:
-        raise InvalidRequest(_explain(error)) from error
+def _validated(kind: type[_AnyAsked], body: Mapping[str, Any]) -> _AnyAsked:
+    asked = validate(kind, body)
     if not (asked.model or asked.name):
         raise InvalidRequest("model is required")
-    for name in body.get("options") or ():
-        if name not in Options.model_fields:
-            _log.warning("option %r is not known here and has no effect", name)
+    warn_of_unknown(body.get("options") or {})
     return asked
-
-
-def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, as `field.path: what`; the names of a union's alternatives are left out."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    alternatives = ("literal[", "dict[", "function-", "float", "str", "bool")
-    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(alternatives))
-    return f"{path}: {first['msg']}" if path else str(first["msg"])
 
 
 class _Exchange:
     """What generate and chat have in common: NDJSON, metrics on the last line, errors as `{"error": ...}`."""
 
     media_type = "application/x-ndjson"
+    drops_thinking = False
 
     def __init__(self, asked: _Asked) -> None:
         self._started = time.perf_counter_ns()
@@ -282,7 +197,7 @@ class ChatExchange(_Exchange):
     """`/api/chat`."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
-        self._asked = _validate(_AskedChat, body)
+        self._asked = _validated(_AskedChat, body)
         super().__init__(self._asked)
 
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
@@ -298,11 +213,11 @@ class ChatExchange(_Exchange):
 
     def piece(self, delta: Delta) -> bytes:
         """One line."""
-        if delta.finish_reason is None and not delta.tool_calls and not delta.thinking:
+        if delta.finish_reason is None and not (delta.tool_calls or delta.thinking or delta.logprobs):
             if not delta.text:
                 return b""
             return self._text_line(delta.text)
-        line = {"model": self.model, "created_at": _now(), "message": _message(delta)}
+        line = {"model": self.model, "created_at": _now(), "message": _message(delta), **_logprobs(delta)}
         line |= {"done": False} if delta.finish_reason is None else self._end(delta)
         return json.dumps(line).encode() + b"\n"
 
@@ -312,7 +227,8 @@ class ChatExchange(_Exchange):
 
     def whole(self, deltas: Sequence[Delta]) -> Mapping[str, Any]:
         """All in one."""
-        return {"model": self.model, "created_at": _now(), "message": _message(*deltas), **self._end(deltas[-1])}
+        answer = {"message": _message(*deltas), **_logprobs(*deltas)}
+        return {"model": self.model, "created_at": _now(), **answer, **self._end(deltas[-1])}
 
     def _text_line(self, text: str) -> bytes:
         return (
@@ -325,14 +241,16 @@ class GenerateExchange(_Exchange):
     """`/api/generate`."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
-        self._asked = _validate(_AskedGenerate, body)
+        self._asked = _validated(_AskedGenerate, body)
         super().__init__(self._asked)
 
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
         """The prompt; an empty one only loads the model."""
         asked = self._asked
         request = asked.common(defaults)
-        images = _images(asked.images)
+        if asked.raw and (asked.template or asked.system):
+            raise InvalidRequest("raw mode does not support template or system")
+        images = [image_of_base64(image, IMAGE, "images") for image in asked.images]
         if not asked.prompt and not images:
             return self._accept(request)
         if images:  # only messages carry images
@@ -353,11 +271,11 @@ class GenerateExchange(_Exchange):
 
     def piece(self, delta: Delta) -> bytes:
         """One line."""
-        if delta.finish_reason is None and not delta.thinking:
+        if delta.finish_reason is None and not (delta.thinking or delta.logprobs):
             if not delta.text:
                 return b""
             return self._text_line(delta.text)
-        line: dict[str, Any] = {"model": self.model, "created_at": _now(), **_response(delta)}
+        line: dict[str, Any] = {"model": self.model, "created_at": _now(), **_response(delta), **_logprobs(delta)}
         line |= {"done": False} if delta.finish_reason is None else self._end(delta)
         return json.dumps(line).encode() + b"\n"
 
@@ -367,7 +285,8 @@ class GenerateExchange(_Exchange):
 
     def whole(self, deltas: Sequence[Delta]) -> Mapping[str, Any]:
         """All in one."""
-        return {"model": self.model, "created_at": _now(), **_response(*deltas), **self._end(deltas[-1])}
+        answer = {**_response(*deltas), **_logprobs(*deltas)}
+        return {"model": self.model, "created_at": _now(), **answer, **self._end(deltas[-1])}
 
     def _end(self, delta: Delta) -> dict[str, Any]:
         fields = super()._end(delta)
@@ -402,6 +321,23 @@ def _response(*deltas: Delta) -> dict[str, Any]:
     if thinking := "".join(delta.thinking for delta in deltas):
         response["thinking"] = thinking
     return response
+
+
+def _logprobs(*deltas: Delta) -> dict[str, Any]:
+    """The field of that name, where there is anything in it."""
+    tokens = [token for delta in deltas for token in delta.logprobs]
+    return {"logprobs": [_chosen(token) for token in tokens]} if tokens else {}
+
+
+def _chosen(token: ChosenToken) -> dict[str, Any]:
+    fields = _token(token.chosen)
+    if token.top:
+        fields["top_logprobs"] = [_token(one) for one in token.top]
+    return fields
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes_)}
 
 
 def _now() -> str:
