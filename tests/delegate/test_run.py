@@ -72,7 +72,7 @@ async def test_a_proved_task_is_booked_with_what_it_saved(repo: Path, ledger: Le
         ("proved", "cli", report.branch, "scripted", spent, 0)
     ]
     assert rows(ledger, "outcome", "candidates") == [("proved",)]
-    assert rows(ledger, "before_exit_code, exit_code", "checks") == [(1, 0)]
+    assert rows(ledger, "before_exit_code, exit_code", "checks") == [(1, 0)] * 2  # and once more, watched
     assert len(rows(ledger, "*", "baselines")) == 2
     assert any(isinstance(event, CandidateJudged) for event in events)
     assert (repo / "pager.py").read_text() == PAGER

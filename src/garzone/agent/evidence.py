@@ -8,9 +8,9 @@ must be seen passing again, and the run must have come to its own end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import CodeType
 from typing import Any, cast
 
@@ -65,15 +65,6 @@ class Evidence:
 
 
 _RANK = {"failed": 2, "skipped": 1, "passed": 0}
-
-
-def read_evidence(path: Path) -> Evidence:
-    """What was recorded in a file; nothing where there is nothing."""
-    try:
-        with path.open("rb") as file:
-            return parse_evidence(file.read(MAX_EVIDENCE_BYTES))
-    except OSError:
-        return Evidence()
 
 
 def parse_evidence(raw: bytes) -> Evidence:
@@ -139,23 +130,25 @@ def contradictions(before: Evidence, after: Evidence, changed_file: str) -> list
     return found
 
 
-def suspicions(watched: Evidence, known_functions: frozenset[str]) -> list[str]:
+def suspicions(watched: Evidence, before: str, usual: frozenset[str] = frozenset()) -> list[str]:
     """What changed code did under observation that a repair need not do, as phrases.
 
     Args:
         watched: of a watched run with the change.
-        known_functions: names and qualified names of functions the changed files had before; what those decide is
-            the repository's own business.
+        before: the changed files' text before. What functions in it decide, and what it names itself, is the
+            repository's own business: that a change makes more use of it is seen in its text (`vet.py`).
+        usual: what was seen when the same check ran on the code as it was.
     """
+    functions, words = functions_in(before), frozenset(re.findall(r"\w+", before))
     found: list[str] = []
-    for what in sorted(watched.seen):
+    for what in sorted(watched.seen - usual):
         verb, _, name = what.partition(" ")
+        plain = name.rpartition(".")[2]
         if verb == "decides":
-            plain = name.rpartition(".")[2]
-            if name not in known_functions and not (plain != "<lambda>" and plain in known_functions):
+            if name not in functions and (plain == "<lambda>" or plain not in functions):
                 found.append(f"a value it returns decides comparisons by itself ({name})")
-        else:
-            found.append(f"it {what.replace('builtins.', '')} while the tests run")
+        elif plain not in words and name.partition(".")[0] not in words:
+            found.append(f"the change {what} while the tests run")
     return found
 
 

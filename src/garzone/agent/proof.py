@@ -14,9 +14,9 @@ from typing import Any
 
 from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import trimmed_output
-from garzone.agent.evidence import contradictions
+from garzone.agent.evidence import contradictions, suspicions
 from garzone.agent.stage import Run, Stage
-from garzone.agent.target import is_protected
+from garzone.agent.target import is_protected, is_python
 from garzone.agent.vet import objections
 from garzone.core.errors import CheckNotFound
 from garzone.core.task import Check, Finding
@@ -24,6 +24,7 @@ from garzone.core.task import Check, Finding
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # POSIX shells
 PYTEST_USAGE, PYTEST_NO_TESTS = 4, 5  # pytest.ExitCode
 OUTPUT_CHARS = 1500  # of a failing output, for the next prompt
+WATCH_FACTOR = 4.0  # being watched slows code that calls much down two- to threefold
 HOPELESS = 1 << 20  # `num_failing` of what could not even be tried
 
 Objections = Callable[[FileEdit], Sequence[str]]
@@ -86,7 +87,32 @@ async def check_draft(
         powers: what stands against an edit whatever the run says.
     """
     run = await stage.run(check, draft.contents)
-    return run, judge_run(stage, check, draft, before, run, powers=powers)
+    trial = judge_run(stage, check, draft, before, run, powers=powers)
+    if trial.proved and run.evidence.present:
+        trial = await watched(stage, check, draft, trial)
+    return run, trial
+
+
+async def watched(stage: Stage, check: str, draft: Draft, trial: Trial) -> Trial:
+    """Run a check that passed a second time, with changed Python under observation; the trial with what that showed.
+
+    The second run is a proof of its own: what passes by chance seldom does so twice.
+    """
+    edits = [edit for edit in draft.edits if is_python(edit.path) and not is_protected(edit.path)]
+    if not edits:
+        return trial
+    paths = [edit.path for edit in edits]
+    run = await stage.run(check, draft.contents, wall_s=WATCH_FACTOR * stage.wall_s, watched=paths)
+    trial = replace(trial, checks=(*trial.checks, run.as_check(check, trial.checks[0].before_exit_code)))
+    if not run.passed:
+        why = "did not end" if run.result.timed_out else f"ended with {run.result.exit_code}"
+        return trial.doubted(f"the check passed once and {why} when it ran again under observation")
+    before = "\n".join(edit.before for edit in edits)
+    found = suspicions(run.evidence, before)  # none from a Python before 3.8: as much as was seen before
+    if found:
+        usual = await stage.run(check, wall_s=WATCH_FACTOR * stage.wall_s, watched=paths)
+        found = suspicions(run.evidence, before, usual.evidence.seen)
+    return trial.doubted(*found)
 
 
 def judge_run(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from garzone.agent.evidence import Evidence, read_evidence
+from garzone.agent.evidence import Evidence, parse_evidence
+from garzone.agent.recorder import Recorder
 from garzone.agent.scene import Scene, Traces
 from garzone.agent.target import is_protected
 from garzone.agent.worktree import Repository, Worktree
@@ -50,6 +52,11 @@ class _Place:
 
     scene: Scene
     drawer: Path
+
+    @property
+    def record(self) -> Path:
+        """Where the probe writes to: beside the drawer, so that a run cannot put another file in its place."""
+        return self.drawer.parent / "record"
 
 
 class Stage:
@@ -89,6 +96,7 @@ class Stage:
         harness: Mapping[str, bytes] | None = None,
         environment: Mapping[str, str] | None = None,
         probed: bool = True,
+        watched: Sequence[str] = (),
     ) -> Run:
         """Run a shell command on the code with some files' contents replaced or added.
 
@@ -100,21 +108,23 @@ class Stage:
                 `$GARZONE_OUT` comes back as `Run.out`.
             environment: added to the command's.
             probed: whether Python records what its tests do.
+            watched: files, from the top level, whose code is also watched for what a repair need not do
+                (`probe/garzone_watch.py`). That takes longer.
         """
         contents = contents or {}
+        if watched:
+            paths = os.pathsep.join(str(self.repository.top / name) for name in watched)
+            environment = {**(environment or {}), "GARZONE_WATCH": paths}
         limit = wall_s or self.wall_s
         limits = SandboxLimits(wall_s=limit, cpu_s=max(int(limit * 2), 1))
         async with self._gate, self._place() as place:
             await asyncio.to_thread(place.scene.prepare, contents)
-            view = await asyncio.to_thread(self._view, place, contents, harness or {}, environment or {}, probed)
-            result = await self.sandbox.run(command, place.scene.path, limits, view)
+            async with Recorder(place.record) as recorder:
+                view = await asyncio.to_thread(self._view, place, contents, harness or {}, environment or {}, probed)
+                result = await self.sandbox.run(command, place.scene.path, limits, view)
             traces = await asyncio.to_thread(place.scene.inspect)
-            return Run(
-                self._plain(result, place),
-                read_evidence(place.drawer / "record"),
-                traces,
-                _head(place.drawer / "out"),
-            )
+            evidence = parse_evidence(bytes(recorder.raw))
+            return Run(self._plain(result, place), evidence, traces, _head(place.drawer / "out"))
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncGenerator[_Place]:
@@ -137,11 +147,10 @@ class Stage:
         environment: Mapping[str, str],
         probed: bool,
     ) -> SandboxView:
-        for name in ("record", "out"):
-            target = place.drawer / name
-            target.unlink(missing_ok=True)
-            target.write_bytes(b"")
-            target.chmod(0o666)
+        out = place.drawer / "out"
+        out.unlink(missing_ok=True)
+        out.write_bytes(b"")
+        out.chmod(0o666)
         shelf = place.drawer.parent / "harness"
         shelf.mkdir(exist_ok=True)
         for old in shelf.iterdir():
@@ -155,15 +164,15 @@ class Stage:
         installed = [root / name for root in roots for name in INSTALLED if (root / name).is_dir()]
         programs = [root / ("bin" if "venv" in root.name else ".bin") for root in installed]
         probe = Path(str(files("garzone.agent") / "probe"))
-        variables = {"GARZONE_OUT": str(place.drawer / "out"), "GARZONE_HARNESS": str(shelf)}
+        variables = {"GARZONE_OUT": str(out), "GARZONE_HARNESS": str(shelf)}
         if probed:
-            variables |= {"PYTHONPATH": str(probe), "GARZONE_EVIDENCE": str(place.drawer / "record")}
+            variables |= {"PYTHONPATH": str(probe), "GARZONE_EVIDENCE": str(place.record)}
         return SandboxView(
             appears_at=top,
             start_in=prefix,
             read_only=(probe, shelf, *installed),
             pinned=tuple(pinned),
-            writable=(place.drawer,),
+            writable=(place.drawer, place.record),
             path_first=tuple(root for root in programs if root.is_dir()),
             path_last=(Path(sys.prefix) / "bin",),
             environment={**variables, **environment},

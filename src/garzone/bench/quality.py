@@ -44,6 +44,7 @@ class Settings:
     max_rounds: int = 2
     timeout_s: float = 600.0
     hostile_per_task: int = 8
+    parallel: int = 4
 
     @property
     def file_name(self) -> str:
@@ -251,6 +252,8 @@ class Bench:
                 max_rounds=rounds,
                 timeout_s=settings.timeout_s,
                 check_timeout_s=task.timeout_s,
+                # hostile answers are told apart by their order
+                parallel=1 if settings.mode == "saboteur" else settings.parallel,
             )
             report = await run_task(delegated, generator, self._sandbox, on_event=clock)
             answer = await asyncio.to_thread(answer_of, repo, report.branch, work.result_paths)

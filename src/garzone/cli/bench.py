@@ -92,6 +92,7 @@ def speed(  # noqa: PLR0917 - click passes them by name
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1, 16), help="Later ones repair failures.")
 @click.option("--hostile", default=8, show_default=True, type=click.IntRange(1), help="Hostile answers a task.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a task.")
+@click.option("--parallel", default=4, show_default=True, type=click.IntRange(1), help="Candidates at the same time.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Tasks at the same time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Record here; a stopped run goes on.")
 @click.option("--plot", is_flag=True, help="Also draw every record in --out (needs the `bench` extra).")

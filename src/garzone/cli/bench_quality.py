@@ -42,6 +42,7 @@ def measure(given: dict[str, Any]) -> None:
         max_rounds=given["rounds"],
         timeout_s=given["timeout"],
         hostile_per_task=given["hostile"],
+        parallel=given["parallel"],
     )
     tasks = load_tasks(given["data"], chosen.suite, limit=given["limit"], seed=given["seed"])
     needs_references = chosen.mode in ("oracle", "saboteur") or chosen.suite == "testgen_humaneval"

@@ -64,10 +64,15 @@ def install(descriptor_of, changed):
         if line in seen:
             return
         seen.add(line)
+        thread = ident()
+        ours = thread not in asking
+        asking.add(thread)  # what is done here is not done by the changed code
         descriptor = descriptor_of()
         if descriptor is not None:
             write(descriptor, ('{"kind": "watch", "event": "watch", "what": "%s"}\n' % line).encode())
             close(descriptor)
+        if ours:
+            asking.discard(thread)
 
     def by_operator(frame):
         code = frame.f_code.co_code
@@ -104,6 +109,8 @@ def install(descriptor_of, changed):
                 profiling.append(True)  # not before: it makes everything slow
                 threading.setprofile(profile)
                 setprofile(profile)
+        except ValueError:
+            return  # the interpreter itself, before any code runs
         finally:
             asking.discard(thread)
         while frame is not None:
