@@ -123,7 +123,8 @@ class Garzone:
         )
         sandbox = wiring.open_sandbox(unsandboxed)
         ledger = wiring.open_ledger(self._settings)
-        return await run(task, self.generator, sandbox, ledger, on_event=on_event, caller="api")
+        counter = wiring.open_counter(self._settings, task.model)
+        return await run(task, self.generator, sandbox, ledger, on_event=on_event, caller="api", counter=counter)
 
     async def generate(self, prompt: str, *, model: str | None = None, **sampling: Any) -> str:
         """One answer to one prompt. `sampling` are fields of SamplingParams: temperature, max_tokens, seed, ..."""

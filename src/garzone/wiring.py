@@ -6,10 +6,13 @@ implements which port, and nothing else.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garzone.agent.sandbox import open_sandbox
 from garzone.clients import open_client
+from garzone.core.errors import GarzoneError
+from garzone.delegate.counting import TokenCounter
 from garzone.delegate.ledger import Ledger
 from garzone.runner.process import RunnerPool
 from garzone.server.app import build_app
@@ -21,7 +24,15 @@ if TYPE_CHECKING:
     from garzone.config import Settings
     from garzone.core.ports import TextGenerator
 
-__all__ = ["build_server", "open_generator", "open_ledger", "open_runner_pool", "open_sandbox", "open_store"]
+__all__ = [
+    "build_server",
+    "open_counter",
+    "open_generator",
+    "open_ledger",
+    "open_runner_pool",
+    "open_sandbox",
+    "open_store",
+]
 
 
 def open_store(settings: Settings) -> Store:
@@ -47,6 +58,19 @@ async def open_generator(settings: Settings, backend: str | None = None) -> Text
 def open_ledger(settings: Settings) -> Ledger:
     """The ledger of tasks and savings; made on first use."""
     return Ledger(settings.ledger_path)
+
+
+def open_counter(settings: Settings, model: str) -> TokenCounter:
+    """What counts a coordinator's tokens: that model's vocabulary if it lies here, else another's, else a rule."""
+    store = open_store(settings)
+    try:
+        details = store.find(model)
+    except GarzoneError:
+        try:
+            details = next(iter(store.list_models()), None)
+        except GarzoneError:
+            details = None
+    return TokenCounter(Path(details.path), details.name) if details and details.path else TokenCounter()
 
 
 def build_server(settings: Settings, *, preload: str | None = None) -> Starlette:

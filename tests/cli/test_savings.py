@@ -47,7 +47,7 @@ def test_totals_are_net_of_failures_against_each_baseline(ledger: Ledger) -> Non
     for verdict in (Verdict.PROVED, Verdict.PROVED, Verdict.FAILED, Verdict.UNPROVED):
         book(ledger, verdict)
     totals = document()
-    one = pricing.baselines(1200, "-    a + b\n+    a - b\n", pricing.Spent(40, 60))
+    one = pricing.baselines(300, 20, pricing.Spent(40, 60))
     assert totals["outcomes"] == {"failed": 1, "proved": 2, "unproved": 1}
     assert totals["coordinator_tokens_spent"] == 400
     for other in one:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "delegate": ("delegate", "delegate", "Hand one bounded task to a local model; get a proved result."),
     "route": ("delegate", "route", "Say whether a task should be done locally, and why; runs nothing."),
     "savings": ("savings", "savings", "What delegating saved, net of failures."),
+    "mcp": ("mcp", "mcp", "Serve the tool `delegate` to a coordinator, as an MCP server on stdio."),
     "bench": ("bench", "bench", "Measure speed on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
 }

@@ -113,7 +113,15 @@ async def _delegate(
     try:
         with _terminated_as_interrupted():
             return await run(
-                task, generator, sandbox, ledger, on_event=listener, caller="cli", call_text=call_text, render=render
+                task,
+                generator,
+                sandbox,
+                ledger,
+                on_event=listener,
+                caller="cli",
+                call_text=call_text,
+                render=render,
+                counter=wiring.open_counter(settings, task.model),
             )
     except ModelNotFound as error:
         if "pull" in str(error):

@@ -37,7 +37,7 @@ def savings(since: str | None, as_json: bool) -> None:
             **everything.to_json(),
             "groups": [{"model": t.label[0], "kind": t.label[1], **t.to_json()} for t in groups],
             "estimated": True,
-            "method": pricing.METHOD,
+            "method": _method(everything),
             "price_source": pricing.PRICE_SOURCE,
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -50,6 +50,10 @@ def savings(since: str | None, as_json: bool) -> None:
         console.print(f"No task in the ledger{span} ({settings.ledger_path}). Tasks are booked by: garzone delegate")
         return
     _show(console, everything, groups)
+
+
+def _method(everything: Totals) -> str:
+    return pricing.method(" or ".join(everything.counted_by) or "4 characters a token")
 
 
 def parse_since(text: str, now: float) -> float:
@@ -104,7 +108,7 @@ def _show(console: Console, everything: Totals, groups: list[Totals]) -> None:
     console.print(detail)
     console.print()
     console.print(
-        f"[dim]{everything.num_estimated} of {everything.num_tasks} tasks {escape(pricing.METHOD)} "
+        f"[dim]{everything.num_estimated} of {everything.num_tasks} tasks are estimated: {escape(_method(everything))} "
         f"Only proved tasks count as saved; all else is booked as a loss. {escape(pricing.PRICE_SOURCE)}: "
         f"coordinator {pricing.COORDINATOR.model}, sub-agent {pricing.CHEAP.model}.[/]",
         highlight=False,

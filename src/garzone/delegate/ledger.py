@@ -12,38 +12,42 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from garzone import __version__
 from garzone.core.errors import LedgerError
 from garzone.core.task import Report, Task, Verdict
+from garzone.delegate.energy import Energy
 from garzone.delegate.migrations import migrate
-from garzone.delegate.policy import Observation
-from garzone.delegate.pricing import Baseline, Spent
+from garzone.delegate.policy import Observation, RouteDecision
+from garzone.delegate.pricing import Baseline, Billed, Spent
 
 BUSY_TIMEOUT_S = 10.0
 GRACE_S = 600.0  # loading and compiling a model may come on top of a task's own time limit
-CANCELLED, ERROR, RUNNING = "cancelled", "error", "running"
+CANCELLED, DECLINED, ERROR, RUNNING = "cancelled", "declined", "error", "running"
 OBSERVED = tuple(verdict.value for verdict in Verdict)  # outcomes that say something about the worker
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What stands behind a row's amounts: which model, as of when, how they were found."""
+    """What stands behind a row's amounts: which model, as of when, how they were found, who counted the tokens."""
 
     coordinator_model: str
     price_date: str
     method: str
     estimated: bool = True
+    counted_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A task as the ledger has it. `usd` and `tokens` of `baselines` are by baseline name.
 
-    `outcome` is a verdict, or `error`, `cancelled`, `interrupted` (its process died), or `running`.
+    `outcome` is a verdict, or `error`, `cancelled`, `interrupted` (its process died), `declined` (the policy sent it
+    back), or `running`. `energy_joules` is None where the device did not tell. `billed` is what a transcript of the
+    coordinator says it really used, where one was found.
     """
 
     task_id: str
@@ -60,6 +64,22 @@ class Entry:
     estimated: bool
     baseline_tokens: dict[str, int]
     baseline_usd: dict[str, float]
+    prompt_tokens: int = 0
+    duration_ms: float = 0.0
+    caller: str = ""
+    counted_by: str = ""
+    energy_joules: float | None = None
+    billed: Billed | None = None
+
+    @property
+    def spent_tokens(self) -> int:
+        """Fresh tokens the coordinator spent: as billed, else as counted."""
+        return self.billed.fresh_tokens if self.billed else self.coordinator_tokens_spent
+
+    @property
+    def spent_usd(self) -> float:
+        """What they cost: as billed where the model's price is known, else at the assumed model's price."""
+        return self.billed.usd if self.billed and self.billed.usd is not None else self.coordinator_usd
 
 
 class Ledger:
@@ -72,7 +92,16 @@ class Ledger:
         self.path = path
         self._busy_timeout_s = busy_timeout_s
 
-    def begin(self, task: Task, spent: Spent, prices: Prices, *, size_bytes: int, caller: str) -> int:
+    def begin(
+        self,
+        task: Task,
+        spent: Spent,
+        prices: Prices,
+        *,
+        size_bytes: int,
+        caller: str,
+        decision: RouteDecision | None = None,
+    ) -> int:
         """Record that a task starts. If nothing follows, the row says `interrupted`.
 
         Args:
@@ -80,7 +109,8 @@ class Ledger:
             spent: what the call alone cost the coordinator.
             prices: provenance of the amounts.
             size_bytes: size of the files it is about.
-            caller: `cli`, `api` or `mcp`.
+            caller: `cli`, `api`, `mcp` or the name of a plugin.
+            decision: what the policy said of it.
 
         Returns:
             The row's number.
@@ -107,9 +137,47 @@ class Ledger:
             "price_date": prices.price_date,
             "estimated": prices.estimated,
             "method": prices.method,
+            "call_tokens": spent.call_tokens,
+            "counted_by": prices.counted_by,
+            "route": decision and decision.route.value,
+            "expected_value_tokens": decision and decision.expected_value_tokens,
+            "success_probability": decision and decision.success_probability,
         }
         with self._open() as connection:
             return _insert(connection, "tasks", values)
+
+    def decline(
+        self, task: Task, decision: RouteDecision, spent: Spent, prices: Prices, *, size_bytes: int, caller: str
+    ) -> None:
+        """Record a task that went back to the coordinator unattempted: asking cost something, too."""
+        values = {
+            "task_id": task.id,
+            "caller": caller,
+            "garzone_version": __version__,
+            "at": time.time(),
+            "kind": task.kind.value,
+            "repo": str(task.repo.expanduser().resolve()),
+            "instruction": task.instruction,
+            "size_bytes": size_bytes,
+            "requested_model": task.model,
+            "reason": decision.reason,
+            "expected_value_tokens": decision.expected_value_tokens,
+            "success_probability": decision.success_probability,
+            "call_tokens": spent.call_tokens,
+            "result_tokens": spent.result_tokens,
+            "counted_by": prices.counted_by,
+            "coordinator_model": prices.coordinator_model,
+            "coordinator_usd": spent.usd,
+            "price_date": prices.price_date,
+        }
+        with self._open() as connection:
+            _insert(connection, "declined", values)
+
+    def bill(self, task_id: str, billed: Billed) -> None:
+        """Record what a coordinator's transcript says a delegation used; a later reading replaces an earlier one."""
+        values = {"task_id": task_id, **asdict(billed), "reconciled_at": time.time()}
+        with self._open() as connection:
+            _insert(connection, "billed", values, verb="INSERT OR REPLACE")
 
     def add_candidate(self, row: int, *, number: int, round_number: int, outcome: str, reason: str) -> None:
         """Record what came of one candidate, at once: a kill leaves those that were finished."""
@@ -118,7 +186,14 @@ class Ledger:
             _insert(connection, "candidates", {**values, "at": time.time()}, verb="INSERT OR REPLACE")
 
     def finish(
-        self, row: int, report: Report, spent: Spent, alternatives: Sequence[Baseline], *, size_bytes: int
+        self,
+        row: int,
+        report: Report,
+        spent: Spent,
+        alternatives: Sequence[Baseline],
+        *,
+        size_bytes: int,
+        energy: Energy | None = None,
     ) -> None:
         """Complete a row with what came of the task, in one transaction."""
         served = report.served_by
@@ -142,6 +217,10 @@ class Ledger:
             "completion_tokens": report.tokens.completion,
             "coordinator_tokens_spent": spent.tokens,
             "coordinator_usd": spent.usd,
+            "call_tokens": spent.call_tokens,
+            "result_tokens": spent.result_tokens,
+            "energy_joules": energy and energy.joules,
+            "energy_source": energy and energy.source,
         }
         with self._open() as connection, _transaction(connection):
             _update(connection, row, values)
@@ -184,15 +263,18 @@ class Ledger:
         """Tasks that began at or after `since` (seconds since the epoch), the oldest first."""
         if not self.path.exists():
             return []
-        with self._open() as connection:
+        with self._open() as connection, _snapshot(connection):
             rows = connection.execute("SELECT * FROM tasks WHERE started_at >= ? ORDER BY id", (since,)).fetchall()
             others = connection.execute("SELECT task, name, tokens, usd FROM baselines").fetchall()
+            refused = connection.execute("SELECT * FROM declined WHERE at >= ? ORDER BY id", (since,)).fetchall()
+            bills = connection.execute("SELECT * FROM billed").fetchall()
+        billed = {bill["task_id"]: _billed(bill) for bill in bills}
         tokens: dict[int, dict[str, int]] = {}
         usd: dict[int, dict[str, float]] = {}
         for other in others:
             tokens.setdefault(other["task"], {})[other["name"]] = other["tokens"]
             usd.setdefault(other["task"], {})[other["name"]] = other["usd"]
-        return [
+        entries = [
             Entry(
                 task_id=row["task_id"],
                 kind=row["kind"],
@@ -208,9 +290,17 @@ class Ledger:
                 estimated=bool(row["estimated"]),
                 baseline_tokens=tokens.get(row["id"], {}),
                 baseline_usd=usd.get(row["id"], {}),
+                prompt_tokens=row["prompt_tokens"],
+                duration_ms=row["duration_ms"] or 0.0,
+                caller=row["caller"],
+                counted_by=row["counted_by"],
+                energy_joules=row["energy_joules"],
+                billed=billed.get(row["task_id"]),
             )
             for row in rows
         ]
+        entries += [_declined(row, billed.get(row["task_id"])) for row in refused]
+        return sorted(entries, key=lambda entry: entry.started_at)
 
     def observations(self) -> list[Observation]:
         """Every task that ended with a verdict, the oldest first. Errors and kills say nothing about the worker."""
@@ -282,6 +372,42 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Generator[None]:
+    """Several reads of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
+
+
+def _declined(row: sqlite3.Row, billed: Billed | None) -> Entry:
+    return Entry(
+        task_id=row["task_id"],
+        kind=row["kind"],
+        repo=row["repo"],
+        model=row["requested_model"],
+        outcome=DECLINED,
+        started_at=row["at"],
+        size_bytes=row["size_bytes"],
+        completion_tokens=0,
+        coordinator_tokens_spent=row["call_tokens"] + row["result_tokens"],
+        coordinator_usd=row["coordinator_usd"],
+        price_date=row["price_date"],
+        estimated=True,
+        baseline_tokens={},
+        baseline_usd={},
+        caller=row["caller"],
+        counted_by=row["counted_by"],
+        billed=billed,
+    )
+
+
+def _billed(row: sqlite3.Row) -> Billed:
+    return Billed(**{field.name: row[field.name] for field in fields(Billed)})
 
 
 def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any], *, verb: str = "INSERT") -> int:

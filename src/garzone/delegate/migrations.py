@@ -86,6 +86,54 @@ MIGRATIONS: tuple[str, ...] = (
       PRIMARY KEY (task, name)
     ) STRICT;
     """,
+    # 2: how tokens were counted, energy, what the policy said; what was declined; what a transcript says was billed
+    """
+    ALTER TABLE tasks ADD COLUMN call_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN result_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN counted_by TEXT NOT NULL DEFAULT '4 characters a token';
+    ALTER TABLE tasks ADD COLUMN energy_joules REAL;
+    ALTER TABLE tasks ADD COLUMN energy_source TEXT;
+    ALTER TABLE tasks ADD COLUMN route TEXT;
+    ALTER TABLE tasks ADD COLUMN expected_value_tokens INTEGER;
+    ALTER TABLE tasks ADD COLUMN success_probability REAL;
+    CREATE TABLE declined (
+      id INTEGER PRIMARY KEY,
+      task_id TEXT NOT NULL,
+      caller TEXT NOT NULL,
+      garzone_version TEXT NOT NULL,
+      at REAL NOT NULL,
+      kind TEXT NOT NULL,
+      repo TEXT NOT NULL,
+      instruction TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      requested_model TEXT NOT NULL,
+      reason TEXT NOT NULL,
+      expected_value_tokens INTEGER NOT NULL,
+      success_probability REAL NOT NULL,
+      call_tokens INTEGER NOT NULL,
+      result_tokens INTEGER NOT NULL,
+      counted_by TEXT NOT NULL,
+      coordinator_model TEXT NOT NULL,
+      coordinator_usd REAL NOT NULL,
+      price_date TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX declined_at ON declined (at);
+    CREATE TABLE billed (
+      task_id TEXT PRIMARY KEY,
+      source TEXT NOT NULL,
+      session TEXT NOT NULL,
+      at TEXT NOT NULL,
+      model TEXT NOT NULL,
+      call_output_tokens INTEGER NOT NULL,
+      input_tokens INTEGER NOT NULL,
+      cache_write_tokens INTEGER NOT NULL,
+      cache_read_tokens INTEGER NOT NULL,
+      num_turns INTEGER NOT NULL,
+      usd REAL,
+      price_date TEXT NOT NULL,
+      reconciled_at REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 

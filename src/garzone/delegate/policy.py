@@ -172,7 +172,8 @@ def stakes(facts: TaskFacts) -> tuple[float, float]:
     alone = facts.baseline_tokens
     if alone is None:
         nothing = pricing.Spent(0, 0)
-        alone = pricing.baselines(sum(f.size_bytes for f in facts.files), "", nothing)[0].tokens + PATCH_TOKENS
+        read = -(-sum(file.size_bytes for file in facts.files) // pricing.CHARS_PER_TOKEN)
+        alone = pricing.baselines(read, PATCH_TOKENS, nothing)[0].tokens
     return alone - spent, spent + FAILURE_TOKENS
 
 

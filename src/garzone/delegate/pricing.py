@@ -1,10 +1,11 @@
 """What tokens cost, as of when, and what a task would have cost otherwise. Pure; keeps nothing.
 
-Everything here is an estimate and says so. Prices are dated, never fetched.
+What is an estimate says so, and how it was made. Prices are dated, never fetched.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from garzone.core.task import Savings, Verdict
@@ -21,11 +22,17 @@ TURN_OUTPUT_TOKENS = 120  # a tool call and the sentence before it
 CHECK_OUTPUT_TOKENS = 300  # a short failing test run as the coordinator reads it, twice
 CONTEXT_TOKENS = 20_000  # what every turn reads again from the prompt cache: system prompt, tools, conversation
 
-METHOD = (
-    "estimated: 4 characters a token; spent = the call and the result text; alone = reading the files, "
-    f"{ALONE_TURNS} turns of {TURN_OUTPUT_TOKENS} tokens, two check outputs of {CHECK_OUTPUT_TOKENS} and writing the "
-    "patch; the sub-agent does the same and costs the coordinator the same call and result."
+ALONE_METHOD = (
+    f"alone = estimated: reading the files, {ALONE_TURNS} turns of {TURN_OUTPUT_TOKENS} tokens, two check outputs of "
+    f"{CHECK_OUTPUT_TOKENS} and writing the patch; the sub-agent does the same and costs the coordinator the same call "
+    "and result."
 )
+CACHE_WRITE = 1.25  # times the input price, for the five-minute cache that coordinators use
+
+
+def method(counted_by: str) -> str:
+    """How the numbers of a task were found, in one sentence for the ledger and the report."""
+    return f"spent = the call and the result text, counted by {counted_by}; {ALONE_METHOD}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,17 @@ class Price:
         """A tenth of the input price: the upper end of what is charged."""
         return self.input / 10
 
-    def usd(self, *, input_tokens: float = 0, output_tokens: float = 0, cached_tokens: float = 0) -> float:
-        """What so many tokens cost."""
-        return (input_tokens * self.input + output_tokens * self.output + cached_tokens * self.cache_read) / 1e6
+    def usd(
+        self,
+        *,
+        input_tokens: float = 0,
+        output_tokens: float = 0,
+        cached_tokens: float = 0,
+        cache_write_tokens: float = 0,
+    ) -> float:
+        """What so many tokens cost. `cached_tokens` were read from the cache."""
+        fresh = (input_tokens + CACHE_WRITE * cache_write_tokens) * self.input
+        return (fresh + output_tokens * self.output + cached_tokens * self.cache_read) / 1e6
 
 
 PRICES: dict[str, Price] = {
@@ -57,6 +72,15 @@ PRICES: dict[str, Price] = {
         Price("Haiku 5.5", 0.10, 0.50),
     )
 }
+# From which version on a family has which price; identifiers are like `claude-opus-4-5-20251101`
+_FAMILIES = (
+    ("opus", 5.5, "Opus 5.5"),
+    ("opus", 4.5, "Opus 4.5 to 5"),
+    ("sonnet", 5.5, "Sonnet 5.5"),
+    ("sonnet", 3.5, "Sonnet 3.5 to 4.6"),
+    ("haiku", 5.5, "Haiku 5.5"),
+    ("haiku", 4.5, "Haiku 4.5"),
+)
 COORDINATOR = PRICES["Opus 5.5"]
 CHEAP = PRICES["Haiku 5.5"]
 
@@ -82,6 +106,33 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Billed:
+    """What a coordinator's transcript says one delegation used, as the API reported it.
+
+    `call_output_tokens` is the part of the calling message that is this call; the other counts are the input side of
+    the `num_turns` requests that carried its result (input, written to the cache, read from the cache). `usd` is None
+    for a model whose price is not known.
+    """
+
+    source: str
+    session: str
+    at: str
+    model: str
+    call_output_tokens: int
+    input_tokens: int
+    cache_write_tokens: int
+    cache_read_tokens: int
+    num_turns: int
+    usd: float | None
+    price_date: str = PRICE_DATE
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Tokens that were not read from the cache."""
+        return self.call_output_tokens + self.input_tokens + self.cache_write_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """What one alternative would have cost: fresh tokens that somebody bills, and their price."""
 
@@ -97,19 +148,33 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text) // CHARS_PER_TOKEN)
 
 
-def baselines(file_bytes: int, patch: str, spent: Spent) -> tuple[Baseline, Baseline]:
+def price_of(model: str) -> Price | None:
+    """The price of a model by its identifier; None for one that is not in the table."""
+    for family, oldest, name in _FAMILIES:
+        if family not in model.lower():
+            continue
+        found = re.search(rf"{family}-(\d)(?:-(\d)(?!\d))?|(\d)-(\d)-{family}", model.lower())
+        if not found:
+            continue
+        major, minor = (found[1], found[2]) if found[1] else (found[3], found[4])
+        if float(f"{major}.{minor or 0}") >= oldest:
+            return PRICES[name]
+    return None
+
+
+def baselines(file_tokens: int, patch_tokens: int, spent: Spent) -> tuple[Baseline, Baseline]:
     """What the same work would have cost without garzone.
 
     Args:
-        file_bytes: size of the files somebody had to read.
-        patch: the change that was needed, as a unified diff; "" where it is not known.
+        file_tokens: tokens of the files somebody had to read.
+        patch_tokens: tokens of the change that was needed; 0 where it is not known.
         spent: what this delegation cost; a sub-agent needs the same call and result.
 
     Returns:
         The coordinator doing it alone, and a cheap cloud sub-agent doing it.
     """
-    read = -(-file_bytes // CHARS_PER_TOKEN) + 2 * CHECK_OUTPUT_TOKENS
-    written = estimate_tokens(patch) + ALONE_TURNS * TURN_OUTPUT_TOKENS
+    read = file_tokens + 2 * CHECK_OUTPUT_TOKENS
+    written = patch_tokens + ALONE_TURNS * TURN_OUTPUT_TOKENS
     alone_usd = COORDINATOR.usd(
         input_tokens=read, output_tokens=written, cached_tokens=ALONE_TURNS * (CONTEXT_TOKENS + read / 2)
     )
@@ -122,9 +187,9 @@ def baselines(file_bytes: int, patch: str, spent: Spent) -> tuple[Baseline, Base
     )
 
 
-def savings(spent: Spent, alternatives: tuple[Baseline, ...]) -> Savings:
+def savings(spent: Spent, alternatives: tuple[Baseline, ...], counted_by: str) -> Savings:
     """The part of a report that says what it cost and what it is compared with."""
-    return Savings(spent.tokens, {b.name: b.tokens for b in alternatives}, estimated=True, method=METHOD)
+    return Savings(spent.tokens, {b.name: b.tokens for b in alternatives}, estimated=True, method=method(counted_by))
 
 
 def net(outcome: str, baseline: float, spent: float) -> float:

@@ -20,11 +20,13 @@ from garzone.core.ports import Sandbox, TextGenerator
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
 from garzone.delegate import pricing
 from garzone.delegate.apply import apply_branch
+from garzone.delegate.counting import TokenCounter
+from garzone.delegate.energy import EnergyMeter
 from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
 from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
 
 WORKING_KINDS = tuple(KINDS)
-_PRICES = Prices(pricing.COORDINATOR.model, pricing.PRICE_DATE, pricing.METHOD)
+RESULT_CHARS = 400  # what a coordinator reads of a task at most (CONTRACT.md)
 
 
 def new_task_id() -> str:
@@ -60,6 +62,7 @@ async def run(
     caller: str = "api",
     call_text: str | None = None,
     render: Callable[[Report], str] | None = None,
+    counter: TokenCounter | None = None,
 ) -> Report:
     """Do a task and book it.
 
@@ -72,6 +75,7 @@ async def run(
         caller: `cli`, `api` or `mcp`, for the ledger.
         call_text: the tool call or command line as the coordinator wrote it; None: its arguments.
         render: the text the coordinator will read of a report; None: `result_text`.
+        counter: counts the tokens of both; None: the rule of thumb.
 
     Returns:
         The report, with `savings`; `notes` say what went wrong beside the task itself.
@@ -82,13 +86,18 @@ async def run(
         GarzoneError: whatever the worker raises, after it was booked.
     """
     require_possible(task)
-    call_tokens = pricing.estimate_tokens(call_text or _call_text(task))
+    counter = counter or TokenCounter()
+    call_tokens = await counter.count(call_text or _call_text(task))
     size_bytes = sum(file.size_bytes for file in file_facts(task))
     decision = decide(task, ledger)
-    row = ledger.begin(task, pricing.Spent(call_tokens, 0), _PRICES, size_bytes=size_bytes, caller=caller)
+    row = ledger.begin(
+        task, pricing.Spent(call_tokens, 0), _prices(counter), size_bytes=size_bytes, caller=caller, decision=decision
+    )
     booked = _Candidates(ledger, row, on_event)
+    meter = EnergyMeter()
     try:
-        report = await run_task(task, generator, sandbox, on_event=booked)
+        with meter:
+            report = await run_task(task, generator, sandbox, on_event=booked)
         if task.apply:
             report = _applied(task, report)
     except asyncio.CancelledError:
@@ -99,15 +108,45 @@ async def run(
         raise
     if decision.route is Route.COORDINATOR:
         report = replace(report, notes=(*report.notes, f"would rather not have been delegated: {decision.reason}"))
-    spent = pricing.Spent(call_tokens, pricing.estimate_tokens((render or result_text)(report)))
+    spent = pricing.Spent(call_tokens, await counter.count((render or result_text)(report)))
+    about = {*task.files, *(change.path for change in report.files)}
+    alternatives = pricing.baselines(
+        await counter.count(*(_text(task.repo / name) for name in about)), await counter.count(report.patch), spent
+    )
+    report = replace(
+        report,
+        savings=pricing.savings(spent, alternatives, counter.method),
+        notes=(*report.notes, *booked.problems),
+    )
     changed_bytes = sum(_size(task.repo / change.path) for change in report.files)
-    alternatives = pricing.baselines(max(size_bytes, changed_bytes), report.patch, spent)
-    report = replace(report, savings=pricing.savings(spent, alternatives), notes=(*report.notes, *booked.problems))
+    energy = meter.result if task.backend is None else None  # another machine's energy is not what was read here
     try:
-        ledger.finish(row, report, spent, alternatives, size_bytes=max(size_bytes, changed_bytes))
+        ledger.finish(row, report, spent, alternatives, size_bytes=max(size_bytes, changed_bytes), energy=energy)
     except LedgerError as error:  # the work is done: handing it over matters more than booking it
         report = replace(report, notes=(*report.notes, f"not booked: {error}"))
     return report
+
+
+async def decline(
+    task: Task,
+    decision: RouteDecision,
+    ledger: Ledger,
+    counter: TokenCounter,
+    *,
+    call_text: str,
+    caller: str,
+) -> str:
+    """Send a task back to the coordinator, and book what asking cost.
+
+    Returns:
+        What the coordinator reads: why, and what to do instead.
+    """
+    text = declined_text(decision)
+    spent = pricing.Spent(await counter.count(call_text), await counter.count(text))
+    size_bytes = sum(file.size_bytes for file in file_facts(task))
+    with contextlib.suppress(LedgerError):  # the answer matters more than booking it
+        ledger.decline(task, decision, spent, _prices(counter), size_bytes=size_bytes, caller=caller)
+    return text
 
 
 def decide(task: Task, ledger: Ledger) -> RouteDecision:
@@ -130,9 +169,47 @@ def file_facts(task: Task) -> tuple[FileFacts, ...]:
 
 
 def result_text(report: Report) -> str:
-    """What a coordinator reads: a verdict, a few sentences, where the result lies."""
-    where = f"\nbranch: {report.branch}" if report.branch else ""
-    return f"{report.verdict.value}: {report.summary}{where}"
+    """What a coordinator reads: a verdict, what was done or why not, where it lies, who did it. Under RESULT_CHARS.
+
+    The task's number in it is how `garzone savings --reconcile` finds the call in the coordinator's transcript.
+    """
+    told = report.summary
+    if report.post_mortem and report.verdict is not Verdict.PROVED:
+        told = f"{told} {report.post_mortem}"
+    tail = f" [garzone {report.task_id}"
+    if report.served_by:
+        tail += f", {report.served_by.model} on {report.served_by.device or report.served_by.backend}"
+    tail += "]"
+    if report.applied:
+        tail = f" Applied to the working tree.{tail}"
+    elif report.branch and report.branch not in told:
+        tail = f" Branch {report.branch}.{tail}"
+    tail = tail[-RESULT_CHARS // 2 :]
+    head = f"{report.verdict.value}: {' '.join(told.split())}"
+    if report.branch and report.branch in head[RESULT_CHARS - 1 - len(tail) - len(report.branch) :]:
+        tail = f" Branch {report.branch}.{tail}"  # what is cut off must not take the branch with it
+    return _cut(head, RESULT_CHARS - 1 - len(tail)) + tail
+
+
+def declined_text(decision: RouteDecision) -> str:
+    """What a coordinator reads of a task that it should do itself, or put differently."""
+    text = f"declined, nothing was run: {decision.reason}"
+    if decision.suggestion:
+        text += ". Instead: " + "; ".join(decision.suggestion)
+    return _cut(text, RESULT_CHARS - 1)
+
+
+def _cut(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def _prices(counter: TokenCounter) -> Prices:
+    return Prices(
+        pricing.COORDINATOR.model,
+        pricing.PRICE_DATE,
+        pricing.method(counter.method),
+        counted_by=counter.method,
+    )
 
 
 class _Candidates:
@@ -179,6 +256,13 @@ def _applied(task: Task, report: Report) -> Report:
 def _end(ledger: Ledger, row: int, outcome: str, error: str | None) -> None:
     with contextlib.suppress(LedgerError):  # the row then stays `interrupted`; the error on its way matters more
         ledger.end(row, outcome, error)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _size(path: Path) -> int:

@@ -38,6 +38,10 @@ class Totals:
     nets: tuple[Net, ...]
     num_estimated: int
     price_dates: tuple[str, ...]
+    prompt_tokens: int = 0
+    num_billed: int = 0
+    energy_joules: float | None = None
+    counted_by: tuple[str, ...] = ()
 
     @property
     def num_tasks(self) -> int:
@@ -49,7 +53,9 @@ class Totals:
         return {
             "tasks": self.num_tasks,
             "outcomes": self.outcomes,
+            "local_prompt_tokens": self.prompt_tokens,
             "local_completion_tokens": self.local_tokens,
+            "energy_joules": self.energy_joules and round(self.energy_joules, 1),
             "coordinator_tokens_spent": self.spent_tokens,
             "coordinator_usd_spent": round(self.spent_usd, 6),
             "baselines": {
@@ -62,7 +68,9 @@ class Totals:
                 for net in self.nets
             },
             "estimated_tasks": self.num_estimated,
+            "billed_tasks": self.num_billed,
             "price_dates": list(self.price_dates),
+            "tokens_counted_by": list(self.counted_by),
         }
 
 
@@ -75,11 +83,15 @@ def total(entries: Iterable[Entry], label: tuple[str, ...] = ()) -> Totals:
         label=label,
         outcomes=dict(sorted(Counter(entry.outcome for entry in everything).items())),
         local_tokens=sum(entry.completion_tokens for entry in ended),
-        spent_tokens=sum(entry.coordinator_tokens_spent for entry in ended),
-        spent_usd=sum(entry.coordinator_usd for entry in ended),
+        spent_tokens=sum(entry.spent_tokens for entry in ended),
+        spent_usd=sum(entry.spent_usd for entry in ended),
         nets=tuple(_net(name, ended) for name in names),
         num_estimated=sum(entry.estimated for entry in ended),
         price_dates=tuple(sorted({entry.price_date for entry in ended})),
+        prompt_tokens=sum(entry.prompt_tokens for entry in ended),
+        num_billed=sum(entry.billed is not None for entry in ended),
+        energy_joules=sum(told) if (told := [e.energy_joules for e in ended if e.energy_joules is not None]) else None,
+        counted_by=tuple(sorted({entry.counted_by for entry in ended if entry.counted_by})),
     )
 
 
@@ -97,6 +109,6 @@ def _net(name: str, ended: list[Entry]) -> Net:
         name,
         sum(entry.baseline_tokens.get(name, 0) for entry in proved),
         sum(entry.baseline_usd.get(name, 0.0) for entry in proved),
-        round(sum(pricing.net(e.outcome, e.baseline_tokens.get(name, 0), e.coordinator_tokens_spent) for e in ended)),
-        sum(pricing.net(e.outcome, e.baseline_usd.get(name, 0.0), e.coordinator_usd) for e in ended),
+        round(sum(pricing.net(e.outcome, e.baseline_tokens.get(name, 0), e.spent_tokens) for e in ended)),
+        sum(pricing.net(e.outcome, e.baseline_usd.get(name, 0.0), e.spent_usd) for e in ended),
     )
