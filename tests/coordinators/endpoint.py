@@ -1,7 +1,7 @@
 """A scripted Anthropic endpoint on loopback: answers /v1/messages by a function, and keeps every byte it was sent.
 
-Its `usage` is counted as the real one bills: what a request has in common with the longest earlier one was read from the
-cache, the rest was written to it; four bytes a token.
+Its `usage` is counted as the real one bills: what a request has in common with the longest earlier one was read from
+the cache, the rest was written to it; four bytes a token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from os.path import commonprefix
 from typing import Any
 
 BYTES_PER_TOKEN = 4
@@ -52,7 +51,7 @@ class Endpoint:
     def usage(self, body: bytes) -> dict[str, int]:
         """How much of a request is new, from what it shares with the longest earlier one."""
         prompt = prompt_text(body)
-        shared = max((len(commonprefix([prompt, prompt_text(e.body)])) for e in self.messages), default=0)
+        shared = max((_num_shared(prompt, prompt_text(e.body)) for e in self.messages), default=0)
         return {
             "input_tokens": 3,
             "cache_read_input_tokens": shared // BYTES_PER_TOKEN,
@@ -79,6 +78,10 @@ def prompt_text(body: bytes) -> str:
     return "\n".join(json.dumps(unmarked(part), ensure_ascii=False) for part in parts)
 
 
+def _num_shared(one: str, other: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 @contextmanager
 def scripted_anthropic(script: Script) -> Iterator[Endpoint]:
     """The endpoint, running in threads of this process."""
@@ -88,7 +91,7 @@ def scripted_anthropic(script: Script) -> Iterator[Endpoint]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
         def do_HEAD(self) -> None:
