@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -15,7 +16,6 @@ import signal
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, cast
 
 import anyio
@@ -171,7 +171,9 @@ class DelegateServer:
     async def _delegate(self, ctx: ServerRequestContext[Any], arguments: dict[str, Any]) -> str:
         task = self._task(Call.parse(arguments))
         call_text = json.dumps({"name": TOOL, "input": arguments}, ensure_ascii=False)
-        wiring = await asyncio.to_thread(_wiring)
+        await asyncio.to_thread(_import_wiring)
+        from garzone import wiring  # noqa: PLC0415 - imported a line above, off the event loop
+
         ledger = wiring.open_ledger(self._settings)
         counter = wiring.open_counter(self._settings, task.model)
         if not self._choices.always:
@@ -211,9 +213,11 @@ class DelegateServer:
             raise
 
     async def _open_generator(self) -> TextGenerator:
+        from garzone import wiring  # noqa: PLC0415 - see _import_wiring
+
         async with self._opening:
             if self._generator is None:
-                self._generator = await _wiring().open_generator(self._settings, self._backend)
+                self._generator = await wiring.open_generator(self._settings, self._backend)
             return self._generator
 
     def _task(self, call: Call) -> Task:
@@ -250,7 +254,7 @@ async def serve(settings: Settings, choices: Choices | None = None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: endings.append(asyncio.create_task(end())))
-    warming = asyncio.create_task(asyncio.to_thread(_wiring))
+    warming = asyncio.create_task(asyncio.to_thread(_import_wiring))
     try:
         async with stdio_server() as (incoming, outgoing):
             await server.protocol.run(incoming, outgoing, server.protocol.create_initialization_options())
@@ -316,11 +320,9 @@ class _Progress:
                 await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
 
 
-def _wiring() -> ModuleType:
+def _import_wiring() -> None:
     """What tasks need, imported by the first: a coordinator waits for the list of tools before its first turn."""
-    from garzone import wiring  # noqa: PLC0415
-
-    return wiring
+    importlib.import_module("garzone.wiring")
 
 
 def _result(text: str, *, is_error: bool = False) -> types.CallToolResult:
