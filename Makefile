@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help demo test check test-slow test-gpu lock clean system
+.PHONY: help demo test check test-slow test-gpu e2e-coordinators lock clean system
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -24,6 +24,9 @@ test-slow: .venv/dev ## tests that take minutes
 
 test-gpu: .venv/dev ## tests that need a GPU
 	@$(PY) -m pytest -m gpu
+
+e2e-coordinators: .venv/dev ## the real Claude Code and OpenClaw delegate to smollm2:135m; prints what they spent
+	@$(PY) -m pytest -m coordinators tests/coordinators -rA --timeout 900
 
 lock: .venv/dev  ## write the lock files again from pyproject.toml
 	@tools/lock

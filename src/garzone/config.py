@@ -112,6 +112,41 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     return replace(settings, **{key: value for key, value in given.items() if value is not None})
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramDirs:
+    """Where coordinators keep their configuration. `openclaw_config` is a file."""
+
+    claude: Path
+    openclaw: Path
+    openclaw_config: Path
+    clawdbot: Path
+    codex: Path
+    opencode: Path
+
+
+def program_dirs(environ: Mapping[str, str] | None = None) -> ProgramDirs:
+    """Those of this user; each program's own variables count.
+
+    Args:
+        environ: used instead of `os.environ`.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("HOME") or Path.home())
+
+    def place(variable: str, otherwise: Path) -> Path:
+        return Path(env.get(variable) or otherwise).expanduser()
+
+    openclaw = place("OPENCLAW_STATE_DIR", home / ".openclaw")
+    return ProgramDirs(
+        claude=place("CLAUDE_CONFIG_DIR", home / ".claude"),
+        openclaw=openclaw,
+        openclaw_config=place("OPENCLAW_CONFIG_PATH", openclaw / "openclaw.json"),
+        clawdbot=place("CLAWDBOT_STATE_DIR", home / ".clawdbot"),
+        codex=place("CODEX_HOME", home / ".codex"),
+        opencode=place("XDG_CONFIG_HOME", home / ".config") / "opencode",
+    )
+
+
 def pip_index(environ: Mapping[str, str] | None = None) -> str:
     """URL of the package index pip is configured for: `PIP_INDEX_URL`, else its configuration files, else PyPI.
 

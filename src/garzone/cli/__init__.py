@@ -28,8 +28,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "route": ("delegate", "route", "Say whether a task should be done locally, and why; runs nothing."),
     "savings": ("savings", "savings", "What delegating saved, net of failures."),
     "mcp": ("mcp", "mcp", "Serve the tool `delegate` to a coordinator, as an MCP server on stdio."),
+    "connect": ("connect", "connect", "Put garzone into the hands of a coordinator: Claude Code, OpenClaw, Codex, ..."),
     "bench": ("bench", "bench", "Measure speed on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
+}
+
+# what other programs call, not people: left out of the help
+HIDDEN = {
+    "call": ("coordinators", "call"),
+    "slash": ("coordinators", "slash"),
+    "hook": ("coordinators", "hook"),
 }
 
 
@@ -40,9 +48,12 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
-        if cmd_name not in COMMANDS:
+        if cmd_name in HIDDEN:
+            module, attribute = HIDDEN[cmd_name]
+        elif cmd_name in COMMANDS:
+            module, attribute, _ = COMMANDS[cmd_name]
+        else:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
         return getattr(importlib.import_module(f"garzone.cli.{module}"), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102

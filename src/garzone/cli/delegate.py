@@ -56,8 +56,9 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @_task_options
+@click.option("--caller", default="cli", hidden=True, help="Who asks, for the ledger.")
 @click.pass_context
-def delegate(ctx: click.Context, as_json: bool, **given: Any) -> None:
+def delegate(ctx: click.Context, as_json: bool, caller: str, **given: Any) -> None:
     """Hand one bounded task to a local model; get a proved result on a branch.
 
     Example: garzone delegate fix "take() adds instead of subtracting" --file inventory.py --check "pytest -q"
@@ -77,7 +78,8 @@ def delegate(ctx: click.Context, as_json: bool, **given: Any) -> None:
         return plain_report(task, report, generation_s=progress.generation_s)
 
     with progress:
-        report = asyncio.run(_delegate(settings, task, progress, call_text=_command_line(ctx), render=render))
+        work = _delegate(settings, task, progress, caller=caller, call_text=_command_line(ctx), render=render)
+        report = asyncio.run(work)
     console = Console()
     if as_json or not console.is_terminal:
         click.echo(render(report))
@@ -105,20 +107,26 @@ def route(as_json: bool, **given: Any) -> None:
 
 
 async def _delegate(
-    settings: config.Settings, task: Task, listener: Listener, *, call_text: str, render: Callable[[Report], str]
+    settings: config.Settings,
+    task: Task,
+    listener: Listener,
+    *,
+    caller: str,
+    call_text: str,
+    render: Callable[[Report], str],
 ) -> Report:
     ledger = wiring.open_ledger(settings)
     sandbox = wiring.open_sandbox(task.unsandboxed)
     generator = await wiring.open_generator(settings, task.backend)
     try:
-        with _terminated_as_interrupted():
+        with terminated_as_interrupted():
             return await run(
                 task,
                 generator,
                 sandbox,
                 ledger,
                 on_event=listener,
-                caller="cli",
+                caller=caller,
                 call_text=call_text,
                 render=render,
                 counter=wiring.open_counter(settings, task.model),
@@ -134,7 +142,7 @@ async def _delegate(
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Generator[None]:
+def terminated_as_interrupted() -> Generator[None]:
     """Make SIGTERM end a task as Ctrl-C does: worktree and processes are cleaned up first."""
     loop, current = asyncio.get_running_loop(), asyncio.current_task()
     terminated = False

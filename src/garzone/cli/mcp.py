@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from garzone import config, mcp_server
+from garzone.tool import Choices
 
 
 @click.command()
@@ -30,5 +31,5 @@ def mcp(  # noqa: PLR0917 - click passes them by name
 
     Coordinators start it themselves; `garzone connect` configures them.
     """
-    choices = mcp_server.Choices(model, backend, candidates, timeout, apply, always, unsandboxed)
+    choices = Choices(model, backend, candidates, timeout, apply, always, unsandboxed)
     asyncio.run(mcp_server.serve(config.load(), choices))

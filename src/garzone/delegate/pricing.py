@@ -87,10 +87,14 @@ CHEAP = PRICES["Haiku 5.5"]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a delegation cost the coordinator: the call it wrote, the result it read, one more turn."""
+    """What a delegation cost the coordinator: the call it wrote, the result it read, one more turn.
+
+    No turn where a person asked and no coordinator was in between.
+    """
 
     call_tokens: int
     result_tokens: int
+    num_turns: int = 1
 
     @property
     def tokens(self) -> int:
@@ -101,7 +105,9 @@ class Spent:
     def usd(self) -> float:
         """At the coordinator's price, the cache reads of the extra turn included."""
         return COORDINATOR.usd(
-            input_tokens=self.result_tokens, output_tokens=self.call_tokens, cached_tokens=CONTEXT_TOKENS
+            input_tokens=self.result_tokens,
+            output_tokens=self.call_tokens,
+            cached_tokens=self.num_turns * CONTEXT_TOKENS,
         )
 
 

@@ -26,6 +26,7 @@ from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
 from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
 
 WORKING_KINDS = tuple(KINDS)
+SLASH = "slash"  # the caller of a slash command: a person, so no coordinator pays for call, result and turn
 RESULT_CHARS = 400  # what a coordinator reads of a task at most (CONTRACT.md)
 
 
@@ -72,7 +73,7 @@ async def run(
         sandbox: where checks run.
         ledger: gets a row, whatever happens.
         on_event: told of every step.
-        caller: `cli`, `api` or `mcp`, for the ledger.
+        caller: `cli`, `api`, `mcp`, SLASH or the name of a plugin, for the ledger.
         call_text: the tool call or command line as the coordinator wrote it; None: its arguments.
         render: the text the coordinator will read of a report; None: `result_text`.
         counter: counts the tokens of both; None: the rule of thumb.
@@ -87,11 +88,17 @@ async def run(
     """
     require_possible(task)
     counter = counter or TokenCounter()
-    call_tokens = await counter.count(call_text or _call_text(task))
+    call_tokens = 0 if caller == SLASH else await counter.count(call_text or _call_text(task))
+    num_turns = 0 if caller == SLASH else 1
     size_bytes = sum(file.size_bytes for file in file_facts(task))
     decision = decide(task, ledger)
     row = ledger.begin(
-        task, pricing.Spent(call_tokens, 0), _prices(counter), size_bytes=size_bytes, caller=caller, decision=decision
+        task,
+        pricing.Spent(call_tokens, 0, num_turns),
+        _prices(counter),
+        size_bytes=size_bytes,
+        caller=caller,
+        decision=decision,
     )
     booked = _Candidates(ledger, row, on_event)
     meter = EnergyMeter()
@@ -108,7 +115,8 @@ async def run(
         raise
     if decision.route is Route.COORDINATOR:
         report = replace(report, notes=(*report.notes, f"would rather not have been delegated: {decision.reason}"))
-    spent = pricing.Spent(call_tokens, await counter.count((render or result_text)(report)))
+    result_tokens = 0 if caller == SLASH else await counter.count((render or result_text)(report))
+    spent = pricing.Spent(call_tokens, result_tokens, num_turns)
     about = {*task.files, *(change.path for change in report.files)}
     alternatives = pricing.baselines(
         await counter.count(*(_text(task.repo / name) for name in about)), await counter.count(report.patch), spent
