@@ -38,6 +38,7 @@ class Settings:
     loaded with when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays
     loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine. `max_loaded`
     models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
+    `num_parallel` requests for one model are answered at the same time (0: as many as there is memory for).
     `origins` are web pages that may call the server besides local ones. `api_key` must come with every request, ""
     asks for none. `request_timeout_s` ends a request that takes longer (0: none does), `shutdown_grace_s` is how long
     answers in flight may take to end when the server stops.
@@ -56,6 +57,7 @@ class Settings:
     backend: str | None = None
     max_loaded: int = 3
     max_memory_bytes: int = 0
+    num_parallel: int = 0
     origins: tuple[str, ...] = ()
     pypi_index: str = ""
     api_key: str = field(default="", repr=False)
@@ -97,6 +99,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         ("GARZONE_NUM_CTX", "num_ctx", int),
         ("OLLAMA_MAX_LOADED_MODELS", "max_loaded", int),
         ("OLLAMA_MAX_QUEUE", "max_queue", int),
+        ("OLLAMA_NUM_PARALLEL", "num_parallel", int),
         ("OLLAMA_KEEP_ALIVE", "keep_alive_s", _duration_s),
         ("OLLAMA_LOAD_TIMEOUT", "load_timeout_s", _duration_s),
         ("OLLAMA_ORIGINS", "origins", _words),

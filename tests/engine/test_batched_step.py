@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from garzone.engine.gguf import GGUFFile
-from garzone.engine.model_runner import ModelRunner, Row
+from garzone.engine.model_runner import ModelRunner
+from garzone.engine.row import Row
 from garzone.kernels import portable
 from garzone.kernels.dequantise import dequantise_array
 from garzone.kernels.registry import Registry, default_registry

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from garzone.core.generation import SamplingParams
-from garzone.engine.sampler import Sampler
+from garzone.engine.sampler import Sampler, log_softmax, most_probable
 from tests.numbers import record_number
 
 OPEN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
@@ -192,3 +192,41 @@ def test_a_large_vocabulary_is_sampled_in_milliseconds(name: str, params: Sampli
         took.append((time.perf_counter() - started) * 1000)
     record_number(f"sampling 152,064 tokens, {name}, ms", min(took), f"< {limit_ms}")
     assert min(took) < limit_ms
+
+
+def naive_typical(logits: np.ndarray, mass: float) -> set[int]:
+    """llama.cpp's locally typical sampling, written as slowly as possible."""
+    probabilities = softmax(logits)
+    entropy = -sum(p * np.log(p) for p in probabilities if p > 0)
+    order = sorted(range(len(logits)), key=lambda i: (abs(-np.log(max(probabilities[i], 1e-300)) - entropy), i))
+    total, kept = 0.0, set[int]()
+    for index in order:
+        kept.add(index)
+        total += float(probabilities[index])
+        if total > mass:
+            break
+    return kept
+
+
+@settings(max_examples=60)
+@given(arrays(np.float32, st.integers(2, 12), elements=st.floats(-4, 4, width=32)), st.floats(0.1, 0.95))
+def test_typical_p_keeps_what_is_about_as_surprising_as_can_be_expected(logits: np.ndarray, mass: float) -> None:
+    logits = logits + np.arange(len(logits), dtype=np.float32) * 0.01  # no two alike
+    near_the_edge = {*naive_typical(logits, mass - 1e-5), *naive_typical(logits, mass + 1e-5)}
+    assert drawn(replace(OPEN, typical_p=mass), logits, 100) <= near_the_edge
+
+
+def test_only_what_a_mask_lets_through_is_chosen() -> None:
+    mask = np.array([True, False, False, True, True, False])
+    assert Sampler(replace(OPEN, temperature=0.0)).sample(LOGITS, mask) == 0
+    sampler = Sampler(OPEN)
+    assert {sampler.sample(LOGITS, mask) for _ in range(300)} == {0, 3, 4}
+    mask[1] = True
+    assert Sampler(replace(OPEN, temperature=0.0)).sample(LOGITS, mask) == 1
+
+
+def test_log_probabilities_and_the_best_alternatives() -> None:
+    np.testing.assert_allclose(np.exp(log_softmax(LOGITS)), softmax(LOGITS), rtol=1e-12)
+    assert list(most_probable(LOGITS, 3)) == [1, 5, 2]
+    assert list(most_probable(LOGITS, 99)) == [1, 5, 2, 0, 4, 3]
+    assert list(most_probable(LOGITS, 0)) == []

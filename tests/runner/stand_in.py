@@ -15,9 +15,12 @@ import numpy as np
 from garzone.core.chat import Message, ToolSpec
 from garzone.core.errors import UnsupportedModel
 from garzone.core.generation import SamplingParams
-from garzone.runner.model import Model
+from garzone.engine.drafter import PromptLookup
+from garzone.engine.row import Row
+from garzone.runner.model import FillIn, Model
 from garzone.runner.protocol import Load
 from garzone.testing import ByteTokenizer
+from garzone.text.grammar import GrammarCompiler
 
 END = 257
 CHUNK = 16
@@ -32,30 +35,61 @@ def next_byte(rows: Sequence[int]) -> int:
 
 
 class ToyEngine:
+    """Rows are the tokens they were computed from; whatever looks at a row that is not there fails."""
+
     chunk_tokens = CHUNK
+    row_bytes = 4
 
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.steps = 0
+    def __init__(self, num_slots: int = 1) -> None:
+        self.num_slots = num_slots
+        self.slots: list[list[int]] = [[] for _ in range(num_slots)]
+        self.wanted: list[list[bool]] = [[] for _ in range(num_slots)]  # whether logits were wanted after a row
+        self.num_steps = 0
+        self.num_rows = 0
 
-    def prefill(self, token_ids: Sequence[int], start: int) -> np.ndarray:
-        assert 0 < len(token_ids) <= CHUNK
-        assert start <= len(self.rows), "a hole in the slot"
-        self.rows[start:] = token_ids
-        self.steps = 0
-        return self._logits()
+    def step(self, rows: Sequence[Row]) -> np.ndarray:
+        assert 0 < len(rows) <= CHUNK
+        self.num_steps += 1
+        self.num_rows += len(rows)
+        return np.array([logits for logits in map(self._row, rows) if logits is not None], np.float32).reshape(-1, 258)
 
-    def decode(self, token_id: int, position: int) -> np.ndarray:
-        assert position == len(self.rows), "decode must go on where the slot ends"
-        self.rows.append(token_id)
-        self.steps += 1
-        return self._logits()
+    def hidden(self, rows: Sequence[Row]) -> np.ndarray:
+        for row in rows:
+            self._row(row)
+        states = [[sum(self.slots[row.slot][: row.position + 1]), 1.0 + row.token_id] for row in rows]
+        return np.array([state for state, row in zip(states, rows, strict=True) if row.wants_logits], np.float32)
 
-    def _logits(self) -> np.ndarray:
-        text = bytes(token for token in self.rows if token < 256)
+    def copy_rows(self, from_slot: int, to_slot: int, num_rows: int) -> None:
+        assert num_rows <= len(self.slots[from_slot])
+        self.slots[to_slot] = self.slots[from_slot][:num_rows]
+        self.wanted[to_slot] = [False] * num_rows
+
+    def read_rows(self, slot: int, start: int, count: int) -> bytes:
+        assert start + count <= len(self.slots[slot])
+        return np.array(self.slots[slot][start : start + count], "<i4").tobytes()
+
+    def write_rows(self, slot: int, start: int, count: int, data: bytes) -> None:
+        assert len(data) == 4 * count
+        self.slots[slot][start:] = np.frombuffer(data, "<i4").tolist()
+        self.wanted[slot][start:] = [False] * count
+
+    def _row(self, row: Row) -> np.ndarray | None:
+        slot, wanted = self.slots[row.slot], self.wanted[row.slot]
+        assert row.position <= len(slot), "a hole in the slot"
+        slot[row.position :] = [row.token_id]
+        wanted[row.position :] = [row.wants_logits]
+        if not row.wants_logits:
+            return None
+        num_said = 0
+        while num_said < row.position and wanted[row.position - 1 - num_said]:
+            num_said += 1
+        return self._logits(slot, num_said)
+
+    def _logits(self, rows: list[int], num_said: int) -> np.ndarray:
+        text = bytes(token for token in rows if token < 256)
         if b"SLOW" in text:
             time.sleep(0.02)
-        if self.steps == 3:
+        if num_said == 3:
             if b"DIE" in text:
                 os.kill(os.getpid(), signal.SIGKILL)
             if b"HANG" in text:
@@ -70,9 +104,9 @@ class ToyEngine:
         logits = np.zeros(258, np.float32)
         if b"SAY" in text:
             said = text.partition(b"SAY")[2].partition(b"YAS")[0]
-            logits[said[self.steps] if self.steps < len(said) else END] = 1.0
+            logits[said[num_said] if num_said < len(said) else END] = 1.0
             return logits
-        token = END if b"END" in text and self.steps == 5 else next_byte(self.rows)
+        token = END if b"END" in text and num_said == 5 else next_byte(rows)
         logits[token] = 1.0
         return logits
 
@@ -81,8 +115,8 @@ class GreedySampler:
     def __init__(self, params: SamplingParams, history: Sequence[int]) -> None:
         del params, history
 
-    def sample(self, logits: np.ndarray) -> int:
-        return int(logits.argmax())
+    def sample(self, logits: np.ndarray, mask: np.ndarray | None = None) -> int:
+        return int((logits if mask is None else np.where(mask, logits, -np.inf)).argmax())
 
     def accept(self, token_id: int) -> None:
         pass
@@ -117,10 +151,11 @@ class PlainTemplate:
         return self.source + offered + turns + opened
 
 
-def build(context_tokens: int = 256) -> Model:
+def build(context_tokens: int = 256, num_slots: int = 1, key: str = "") -> Model:
+    tokenizer = Tokenizer()
     return Model(
-        engine=ToyEngine(),
-        tokenizer=Tokenizer(),
+        engine=ToyEngine(num_slots),
+        tokenizer=tokenizer,
         context_tokens=context_tokens,
         device="TOY",
         memory_bytes=1000,
@@ -128,6 +163,10 @@ def build(context_tokens: int = 256) -> Model:
         compile_template=PlainTemplate,
         new_detokenizer=ByteDetokenizer,
         new_sampler=GreedySampler,
+        new_drafter=PromptLookup,
+        compile_grammar=GrammarCompiler(tokenizer).compile,
+        fill_in=FillIn((ord("<"),), (ord("|"),), (ord(">"),)),
+        engine_key=key,
     )
 
 
@@ -142,4 +181,4 @@ def load(request: Load) -> Model:
         time.sleep(3600)
     if "slow" in request.path:
         time.sleep(0.5)
-    return build(request.num_ctx)
+    return build(request.num_ctx, request.num_slots, request.digest)

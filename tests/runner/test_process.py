@@ -19,10 +19,9 @@ from garzone.core.errors import (
     ModelNotFound,
     Overloaded,
     RunnerCrashed,
-    Unsupported,
     UnsupportedModel,
 )
-from garzone.core.generation import Delta, FinishReason, GenerateRequest, Grammar, GrammarKind, SamplingParams
+from garzone.core.generation import Delta, FinishReason, GenerateRequest, Grammar, GrammarKind, Pooling, SamplingParams
 from garzone.runner.process import RunnerPool
 from tests.runner.conftest import MakePool
 
@@ -81,7 +80,7 @@ async def test_killing_the_process_fails_the_request_in_flight_and_the_next_one_
 
 
 async def test_requests_queued_behind_a_crash_get_their_answers(make_pool: MakePool) -> None:
-    pool = make_pool()
+    pool = make_pool(num_parallel=1)
     crash = asyncio.create_task(text(pool, ask("DIE")))
     await asyncio.sleep(0)
     others = [asyncio.create_task(text(pool, ask())) for _ in range(3)]
@@ -149,7 +148,7 @@ async def test_cancelling_the_task_that_reads_stops_the_work_too(make_pool: Make
 
 
 async def test_a_full_queue_refuses(make_pool: MakePool) -> None:
-    pool = make_pool(max_queue=2)
+    pool = make_pool(max_queue=2, num_parallel=1)
     await text(pool, ask())
     slow = asyncio.create_task(text(pool, ask("SLOW", max_tokens=50)))
     await asyncio.sleep(0.1)
@@ -162,7 +161,7 @@ async def test_a_full_queue_refuses(make_pool: MakePool) -> None:
 
 
 async def test_answers_come_in_the_order_of_the_requests(make_pool: MakePool) -> None:
-    pool, order = make_pool(), list[int]()
+    pool, order = make_pool(num_parallel=1), list[int]()
 
     async def one(index: int) -> None:
         await text(pool, ask(f"number {index}"))
@@ -170,6 +169,25 @@ async def test_answers_come_in_the_order_of_the_requests(make_pool: MakePool) ->
 
     await asyncio.gather(*(one(index) for index in range(20)))
     assert order == list(range(20))
+
+
+async def test_a_short_request_does_not_wait_for_a_long_one(make_pool: MakePool) -> None:
+    pool = make_pool()
+    alone = await text(pool, ask())
+    slow = asyncio.create_task(text(pool, ask("SLOW", max_tokens=200)))
+    await asyncio.sleep(0.2)
+    assert await asyncio.wait_for(text(pool, ask()), 2) == alone
+    assert not slow.done()
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+
+
+async def test_texts_become_vectors_through_the_process(make_pool: MakePool) -> None:
+    found = await make_pool().embed("toy", ["hello", "a"], pooling=Pooling.LAST)
+    assert found.num_tokens == (6, 2)
+    assert [sum(number * number for number in vector) for vector in found.vectors] == pytest.approx([1.0, 1.0])
+    assert found.load_ms > 0
 
 
 async def test_one_model_is_loaded_once_for_all_who_wait(make_pool: MakePool) -> None:
@@ -357,10 +375,8 @@ async def test_the_models_own_system_prompt_is_used_unless_another_is_given(make
 
 UNSUPPORTED = {
     "images": {"messages": (Message(Role.USER, (ImagePart(b"x", "image/png"),)),)},
-    "suffix": {"prompt": "x", "suffix": "y"},
-    "format": {"prompt": "x", "output_schema": {}},
-    "grammar": {"prompt": "x", "grammar": Grammar(GrammarKind.REGEX, "a+")},
-    "logprobs": {"prompt": "x", "logprobs": 0},
+    "grammars": {"prompt": "x", "output_schema": {}, "grammar": Grammar(GrammarKind.REGEX, "a+")},
+    "logprobs": {"prompt": "x", "logprobs": 21},
     "template": {"prompt": "x", "template": "{{ if .System }}{{ .System }}{{ end }}"},
 }
 
@@ -407,6 +423,15 @@ async def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
     make_pool: MakePool, model: str, fields: dict[str, object]
 ) -> None:
     pool = make_pool()
-    with pytest.raises((InvalidRequest, Unsupported), match=r"support|template"):
+    with pytest.raises(InvalidRequest, match=r"support|template|not both|from 0 to 20"):
         await collect(pool, GenerateRequest(model, **fields))  # pyright: ignore[reportArgumentType]
     assert not pool.loaded()
+
+
+async def test_a_gap_is_only_filled_by_models_that_can(make_pool: MakePool) -> None:
+    gap = {"suffix": "y", "sampling": SamplingParams(max_tokens=2)}
+    with pytest.raises(InvalidRequest, match="does not support insert"):
+        await collect(make_pool(), GenerateRequest("toy", prompt="x", **gap))
+    deltas = await collect(make_pool(), GenerateRequest("clever", prompt="x", **gap))
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.prompt_tokens == len("_<x|y>")

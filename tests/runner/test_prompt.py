@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from garzone.core.chat import Message, Role
 from garzone.core.errors import ContextOverflow
-from garzone.runner.prompt import common_prefix, fit_continuation, fit_messages
+from garzone.runner.prompt import fit_continuation, fit_messages
 
 CONVERSATIONS = st.lists(st.tuples(st.sampled_from(Role), st.text("xyz", max_size=6)), min_size=1, max_size=9).map(
     lambda turns: [Message.of(role, text) for role, text in turns]
@@ -71,10 +71,3 @@ def test_of_an_earlier_context_the_front_is_dropped(context: list[int], prompt: 
         return
     tokens = fit_continuation(context, prompt, max_tokens, truncate=True)
     assert tokens == [*context, *prompt][-max_tokens if max_tokens else len(context) :]
-
-
-@given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=8))
-def test_the_common_prefix_is_common_and_cannot_be_longer(left: list[int], right: list[int]) -> None:
-    length = common_prefix(left, right)
-    assert left[:length] == right[:length]
-    assert left[length : length + 1] != right[length : length + 1] or not left[length:] or not right[length:]

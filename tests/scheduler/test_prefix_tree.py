@@ -36,3 +36,10 @@ def test_a_tree_that_was_emptied_has_no_nodes_left() -> None:
         tree.remove(key)
     assert tree.longest(b"abc") == (0, [])
     assert "ab" not in tree
+
+
+@given(TOKENS, TOKENS)
+def test_the_common_prefix_is_common_and_cannot_be_longer(left: list[int], right: list[int]) -> None:
+    length = common_prefix(left, right)
+    assert left[:length] == right[:length]
+    assert left[length : length + 1] != right[length : length + 1] or not left[length:] or not right[length:]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from garzone.engine.architecture.decoder import Decoder, plan
 from garzone.engine.device import open_device
 from garzone.engine.gguf import GGUFFile
 from garzone.engine.kv_cache import KVCache, to_bytes
+from garzone.engine.row import Row
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.launch import variables
@@ -31,16 +31,6 @@ from garzone.kernels.registry import Cache, Place, Registry, Step, default_regis
 DEFAULT_CHUNK_TOKENS = 128
 _SCORE_BYTES = 256 << 20  # attention scores of a chunk are (chunk, heads, num_ctx) float32; keep them below this
 _DENSE_SHARE = 0.6  # of physical memory may hold unpacked weights; the rest is for the cache and everybody else
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token of a step: where it goes, and whether its logits are asked for."""
-
-    slot: int
-    position: int
-    token_id: int
-    wants_logits: bool = False
 
 
 class ModelRunner:
@@ -127,6 +117,12 @@ class ModelRunner:
     def num_slots(self) -> int:
         """Sequences that are kept at the same time."""
         return self._cache.num_slots
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in `read_rows`."""
+        layers, _ = self._cache.locate(0)
+        return len(layers) * 2 * self.config.num_kv_heads * self.config.head_dim * layers[0][0].dtype.itemsize
 
     @property
     def num_valid(self) -> int:

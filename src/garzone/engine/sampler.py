@@ -1,10 +1,13 @@
 """Chooses the next token from logits: penalties, filters, temperature, and a seeded draw.
 
-Does not see text: stop strings and grammars are others' business.
+Does not see text: stop strings are others' business, and of a grammar it sees the mask.
 
-The order is llama.cpp's default chain, which Ollama's runner keeps: penalties, top_k, top_p, min_p, then
-temperature and the draw (`common_params_sampling.samplers` in llama.cpp's common/common.h,
-without DRY, typical and XTC, which are off there by default). Filters therefore see the probabilities at temperature 1.
+The order is llama.cpp's default chain, which Ollama's runner keeps: penalties, the grammar's mask, top_k, typical_p,
+top_p, min_p, then temperature and the draw (`common_params_sampling.samplers` in llama.cpp's common/common.h,
+without DRY and XTC, which are off there by default). Filters therefore see the probabilities at temperature 1.
+
+One number is drawn for each token and nothing else is random, so the choices of a request depend on its seed and its
+logits only: not on what else is computed with it, nor on whether its tokens were guessed before.
 """
 
 from __future__ import annotations
@@ -50,14 +53,21 @@ class Sampler:
         self._window.append(token_id)
         self._counts[token_id] += 1
 
-    def sample(self, logits: np.ndarray) -> int:
+    def sample(self, logits: np.ndarray, mask: np.ndarray | None = None) -> int:
         """A token id drawn from float32 logits (vocab,), which are left as they are. Does not record it.
 
-        Logits of -inf are never chosen; if all of them are, or one is not a number, the result is what argmax says.
+        Where `mask` (bool, (vocab,)) is false, nothing is chosen. Logits of -inf are never chosen; if all of them are,
+        or one is not a number, the result is what argmax says.
         """
         params = self.params
         logits = self._penalised(logits)
-        if params.temperature < GREEDY_BELOW or params.top_k == 1:
+        greedy = params.temperature < GREEDY_BELOW or params.top_k == 1
+        if mask is not None:
+            best = int(np.argmax(logits))
+            if greedy and mask[best]:  # as a rule the model wants what the grammar allows: no copy is needed
+                return best
+            logits = np.where(mask, logits, np.float32(-np.inf))
+        if greedy:
             return int(np.argmax(logits))
         highest = float(logits.max())
         if not np.isfinite(highest):  # not numbers, or everything masked: there is no distribution to draw from
@@ -84,11 +94,11 @@ class Sampler:
         return changed
 
     def _survivors(self, logits: np.ndarray, highest: float) -> np.ndarray:
-        """Token ids that pass top_k, top_p and min_p. Never empty.
+        """Token ids that pass top_k, typical_p, top_p and min_p. Never empty.
 
-        Each filter keeps a prefix of the tokens sorted by probability, and min_p is relative to the highest, so the
-        three can be applied in any order as long as top_p measures against everything that top_k left. That saves
-        sorting a vocabulary.
+        Each filter but typical_p keeps a prefix of the tokens sorted by probability, and min_p is relative to the
+        highest, so they can be applied in any order as long as top_p measures against everything that top_k left. That
+        saves sorting a vocabulary.
         """
         params, size = self.params, len(logits)
         if 0 < params.top_k < size:
@@ -97,6 +107,10 @@ class Sampler:
             logits = logits[candidates]
         else:
             candidates = np.arange(size)
+        if params.typical_p < 1.0:
+            typical = _typical(logits, params.typical_p)
+            candidates, logits = candidates[typical], logits[typical]
+            highest = float(logits.max())
         nucleus = params.top_p < 1.0
         total = float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)) if nucleus else 0.0
         if params.min_p > 0.0:
@@ -111,6 +125,36 @@ class Sampler:
         cumulative = np.cumsum(np.exp(logits[order] - highest, dtype=np.float64))
         keep = int(np.searchsorted(cumulative, params.top_p * total)) + 1
         return candidates[order[: max(keep, 1)]]
+
+
+def _typical(logits: np.ndarray, mass: float) -> np.ndarray:
+    """Indices, ascending, of the tokens whose surprise is nearest to the expected one, up to that much probability.
+
+    Locally typical sampling (Meister and others 2022), as llama.cpp's `llama_sampler_typical_apply`.
+    """
+    logarithms = log_softmax(logits)
+    probabilities = np.exp(logarithms)
+    possible = probabilities > 0
+    entropy = -float((probabilities[possible] * logarithms[possible]).sum())
+    order = np.argsort(np.abs(-logarithms - entropy), kind="stable")
+    cumulative = np.cumsum(probabilities[order])
+    keep = int(np.searchsorted(cumulative, mass, side="right")) + 1
+    return np.sort(order[:keep])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the probabilities, float64, of logits as they are."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return shifted - math.log(float(np.exp(shifted).sum()))
+
+
+def most_probable(logits: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the highest logits, best first."""
+    count = min(count, len(logits))
+    if not count:
+        return np.zeros(0, np.int64)
+    best = np.argpartition(logits, len(logits) - count)[len(logits) - count :]
+    return best[np.argsort(-logits[best], kind="stable")]
 
 
 def _depth(logits: np.ndarray, highest: float, mass: float) -> float:

@@ -13,13 +13,15 @@ import signal
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 
 from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed, InvalidRequest, RunnerCrashed
-from garzone.core.generation import GenerateRequest
 from garzone.runner.protocol import (
     PROTOCOL_VERSION,
     Accepted,
     Cancel,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     FrameDecoder,
@@ -34,6 +36,7 @@ from garzone.runner.protocol import (
     Pong,
     Progress,
     ProtocolError,
+    SaveRows,
     Shutdown,
     encode,
     parse,
@@ -49,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunnerProcess:
-    """A runner process. Made by `start`, good for one `load`, then for answers one after the other."""
+    """A runner process. Made by `start`, good for one `load`, then for any number of answers at once."""
 
     def __init__(
         self,
@@ -131,8 +134,8 @@ class RunnerProcess:
         self._ping()
         return message
 
-    def begin(self, request: GenerateRequest, *, keep_special: bool = False) -> Answer:
-        """Start to answer a request; only when the last one has ended.
+    def begin(self, message: Generate | Embed) -> Answer:
+        """Start to answer a request, whose `id` is set here.
 
         Raises:
             RunnerCrashed: the process cannot.
@@ -143,14 +146,19 @@ class RunnerProcess:
         number = self._next_id
         self._next_id += 1
         try:
-            frame = encode(Generate(number, request, keep_special))
+            frame = encode(replace(message, id=number))
         except ValueError as error:
             raise InvalidRequest(f"a number in the request is not finite: {error}") from error
+        if not self._answers:
+            self._last_heard = time.monotonic()
+            self._watch()
         self._answers[number] = asyncio.Queue()
-        self._last_heard = time.monotonic()
-        self._watch()
         self._write(frame)
         return Answer(self, number, self._answers[number])
+
+    def save_rows(self) -> None:
+        """Have it keep on disk what it computed of prompts."""
+        self._send(SaveRows())
 
     def end(self, number: int, failed: GarzoneError | None = None) -> None:
         """Request `number` is over; with `failed`, so is the process."""
@@ -226,7 +234,7 @@ class RunnerProcess:
                 self._beats, self._last_heard = message.beats, time.monotonic()
             return
         self._last_heard = time.monotonic()
-        if isinstance(message, Accepted | Progress | Piece | Finished | Failed):
+        if isinstance(message, Accepted | Progress | Piece | Finished | Embedded | Failed):
             queue = self._answers.get(message.id)
             if queue is not None and not isinstance(message, Progress):
                 queue.put_nowait(message)
@@ -292,8 +300,8 @@ class Answer:
         self._process, self._number, self._queue = process, number, queue
         self.ended = False
 
-    async def next(self) -> Accepted | Piece | Finished:
-        """The next message; Finished is the last.
+    async def next(self) -> Accepted | Piece | Finished | Embedded:
+        """The next message; Finished or Embedded is the last.
 
         Raises:
             GarzoneError: as the process reports; RunnerCrashed when it dies or hangs. Nothing comes after that.
@@ -302,7 +310,7 @@ class Answer:
         if isinstance(message, Accepted | Piece):
             return message
         self.ended = True
-        if isinstance(message, Finished):
+        if isinstance(message, Finished | Embedded):
             self._process.end(self._number)
             return message
         if isinstance(message, GarzoneError):
@@ -314,7 +322,7 @@ class Answer:
         raise error
 
     async def cancel(self) -> None:
-        """Stop it, and wait until the process is free for the next."""
+        """Stop it, and wait until the process has."""
         self._process.cancel(self._number)
         with contextlib.suppress(GarzoneError):  # nobody is left to be told
             while not self.ended:

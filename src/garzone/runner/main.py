@@ -15,14 +15,16 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from garzone.core.errors import GarzoneError, GenerationFailed
+from garzone.core.errors import GenerationFailed
+from garzone.runner.batcher import Batcher
 from garzone.runner.model import Model
 from garzone.runner.protocol import (
     PROTOCOL_VERSION,
     Cancel,
-    Failed,
+    Embed,
     Failure,
     FrameDecoder,
     Generate,
@@ -33,31 +35,31 @@ from garzone.runner.protocol import (
     Message,
     Ping,
     Pong,
+    SaveRows,
     Shutdown,
     encode,
     parse,
 )
-from garzone.runner.slot import Listener, Slot
+from garzone.runner.row_store import RowStore
 
 LEAVE_S = 5.0  # how long a step that is under way may take once nobody waits for it
+SAVE_S = 3.0  # of those, for keeping rows on disk
 DEFAULT_ENGINE = "garzone.runner.model:load_model"
 
 LoadModel = Callable[[Load], Model]
 
 
 class Channel:
-    """Both directions of the pipe. `inbox` holds what is to be done, in order; cancellations overtake it.
+    """Both directions of the pipe. `arrived` gives what is to be done, in order.
 
     `beats` goes up with every step of the engine: what the server asks for, to tell one that hangs from one that works.
     """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._incoming, self._outgoing = incoming, outgoing
-        self._cancelled: set[int] = set()
-        self._closed = threading.Event()
         self._sending = threading.Lock()
         self.beats = 0
-        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
     def send(self, message: Message) -> None:
         """Write one frame; waits while the pipe is full."""
@@ -66,9 +68,15 @@ class Channel:
             while frame:
                 frame = frame[os.write(self._outgoing, frame) :]
 
-    def cancelled(self, number: int) -> bool:
-        """True when request `number` is no longer wanted."""
-        return number in self._cancelled or self._closed.is_set()
+    def arrived(self, *, wait: bool) -> Iterator[Message]:
+        """What came since the last call; with `wait`, at least one message."""
+        if wait:
+            yield self._inbox.get()
+        while True:
+            try:
+                yield self._inbox.get_nowait()
+            except queue.Empty:
+                return
 
     def listen(self) -> None:
         """Read until the pipe closes, then see to it that the process ends."""
@@ -76,15 +84,12 @@ class Channel:
         try:
             while data := os.read(self._incoming, 1 << 16):
                 for message in map(parse, decoder.push(data)):
-                    if isinstance(message, Cancel):
-                        self._cancelled.add(message.id)
-                    elif isinstance(message, Ping):
+                    if isinstance(message, Ping):
                         self.send(Pong(self.beats))
                     else:
-                        self.inbox.put(message)
+                        self._inbox.put(message)
         finally:
-            self._closed.set()
-            self.inbox.put(Shutdown())
+            self._inbox.put(Shutdown())
             # a clean end where possible (a device left in the middle of a kernel may hang), an end in any case
             timer = threading.Timer(LEAVE_S, os._exit, (1,))
             timer.daemon = True
@@ -94,47 +99,60 @@ class Channel:
 def run(channel: Channel, load_model: LoadModel) -> int:
     """Serve until told to leave; the process's exit code."""
     channel.send(Hello(PROTOCOL_VERSION))
-    slot: Slot | None = None
+    batcher: Batcher | None = None
     while True:
-        message = channel.inbox.get()
-        if isinstance(message, Shutdown):
-            return 0
-        if isinstance(message, Load):
-            try:
-                model = load_model(message)
-            except Exception as error:  # noqa: BLE001  whatever it is, the server must hear of it
-                _log(error)
-                channel.send(LoadFailed(Failure.of(error)))
-                return 1
-            slot = Slot(model)
-            channel.send(Loaded(model.context_tokens, model.device, model.memory_bytes))
-        elif isinstance(message, Generate) and slot is not None:
-            fatal = _answer(channel, slot, message)
-            if fatal:
-                return 1
+        for message in channel.arrived(wait=batcher is None or not batcher.has_work):
+            if isinstance(message, Shutdown):
+                if batcher is not None:
+                    batcher.save(SAVE_S)
+                return 0
+            if isinstance(message, Load):
+                batcher = _load(channel, load_model, message)
+                if batcher is None:
+                    return 1
+            elif batcher is not None:
+                _take_in(batcher, message)
+        if batcher is not None and batcher.has_work and not _step(channel, batcher):
+            return 1
 
 
-def _answer(channel: Channel, slot: Slot, message: Generate) -> bool:
-    """Answer one request; True when the engine can no longer be trusted."""
-
-    def cancelled() -> bool:
-        channel.beats += 1  # asked once a step
-        return channel.cancelled(message.id)
-
+def _load(channel: Channel, load_model: LoadModel, message: Load) -> Batcher | None:
     try:
-        channel.send(slot.answer(message.request, Listener(message.id, channel.send, cancelled, message.keep_special)))
-    except BrokenPipeError:
-        return True
-    except GenerationFailed as error:  # nonsense may be in the rows, too
-        channel.send(Failed(message.id, Failure.of(error), fatal=True))
-        return True
-    except GarzoneError as error:
-        channel.send(Failed(message.id, Failure.of(error)))
-    except Exception as error:  # noqa: BLE001  an engine that raised has unknown state: say so and leave
+        model = load_model(message)
+        folder = Path(message.rows_dir) if message.rows_dir else None
+        batcher = Batcher(model, channel.send, RowStore(model.engine, model.engine_key, folder))
+    except Exception as error:  # noqa: BLE001  whatever it is, the server must hear of it
         _log(error)
-        channel.send(Failed(message.id, Failure.of(error), fatal=True))
-        return True
-    return False
+        channel.send(LoadFailed(Failure.of(error)))
+        return None
+    channel.send(Loaded(model.context_tokens, model.device, model.memory_bytes, model.engine.num_slots))
+    return batcher
+
+
+def _take_in(batcher: Batcher, message: Message) -> None:
+    if isinstance(message, Generate):
+        batcher.add(message)
+    elif isinstance(message, Embed):
+        batcher.embed(message)
+    elif isinstance(message, Cancel):
+        batcher.cancel(message.id)
+    elif isinstance(message, SaveRows):
+        batcher.save(SAVE_S)
+
+
+def _step(channel: Channel, batcher: Batcher) -> bool:
+    """Compute once; False when the engine can no longer be trusted."""
+    try:
+        batcher.step()
+        channel.beats += 1
+    except BrokenPipeError:
+        return False
+    except Exception as error:  # noqa: BLE001  an engine that raised, or computed nonsense, has unknown state
+        if not isinstance(error, GenerationFailed):
+            _log(error)
+        batcher.fail(error)
+        return False
+    return True
 
 
 def _log(error: Exception) -> None:

@@ -5,33 +5,70 @@ The only module of this room that reaches tensors, and only when `load_model` is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from garzone import __version__
 from garzone.core.chat import Message, ToolSpec
-from garzone.core.generation import SamplingParams
+from garzone.core.errors import Unsupported
+from garzone.core.generation import Grammar, Pooling, SamplingParams
+from garzone.engine.row import Row
 from garzone.runner.protocol import Load
+from garzone.scheduler.sequence import Drafter
+from garzone.text.vocabulary import Vocabulary
+
+_LAST_POOLING: Final = 3  # llama.cpp's enum llama_pooling_type; 1 is the mean
 
 
 class Engine(Protocol):
-    """One slot of KV rows and the weights to fill it."""
+    """Slots of KV rows and the weights to fill them.
+
+    What a row yields depends on the rows before it in its slot and on nothing else that is in the step.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that can be held at once."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in `read_rows`."""
+        ...
 
     @property
     def chunk_tokens(self) -> int:
-        """The most tokens one `prefill` takes."""
+        """The most rows one `step` takes; as many as there are slots at least."""
         ...
 
-    def prefill(self, token_ids: Sequence[int], start: int) -> NDArray[np.float32]:
-        """Write rows from `start` on; logits after the last token."""
+    def step(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Compute rows of any slots; those of one slot follow each other in ascending position.
+
+        Returns:
+            float32 (rows that wanted them, vocab): logits, in the rows' order. Valid until the next call.
+        """
         ...
 
-    def decode(self, token_id: int, position: int) -> NDArray[np.float32]:
-        """Write one row; logits after it."""
+    def copy_rows(self, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """The first rows of one slot into another."""
+        ...
+
+    def read_rows(self, slot: int, start: int, count: int) -> bytes:
+        """Rows as bytes, `row_bytes` for each."""
+        ...
+
+    def write_rows(self, slot: int, start: int, count: int, data: bytes) -> None:
+        """All rows that one `read_rows` gave, back into any slot; rows behind them are lost."""
+        ...
+
+    def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """As `step`, but the normed states that logits would be computed from: (rows that wanted them, hidden)."""
         ...
 
 
@@ -97,8 +134,8 @@ class Detokenizer(Protocol):
 class Sampler(Protocol):
     """Chooses the next token."""
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
-        """A token id."""
+    def sample(self, logits: NDArray[np.float32], mask: NDArray[np.bool_] | None = None) -> int:
+        """A token id, one of those that the mask lets through."""
         ...
 
     def accept(self, token_id: int) -> None:
@@ -106,11 +143,55 @@ class Sampler(Protocol):
         ...
 
 
+class Matcher(Protocol):
+    """Where in its grammar an answer is."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        ...
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens may come next."""
+        ...
+
+    def masks(self, draft: Sequence[int]) -> list[NDArray[np.bool_]]:
+        """The masks before the first token of a draft, and after each."""
+        ...
+
+    def num_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens could come next, one after the other."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """That token came."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FillIn:
+    """How a model is shown a gap: `before` the text in front of it, `between`, and `after` what follows it.
+
+    `suffix_first` where the model was trained to read what follows the gap first.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    suffix_first: bool = False
+
+
+def _no_grammar(grammar: Grammar) -> Matcher:
+    raise Unsupported(f"{grammar.kind.value}: this engine cannot constrain its answers")
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """Everything that answers: the engine and the ways between text and token ids.
 
     `template` is None where neither the file nor the store has one; `compile_template` makes another from Jinja.
+    `fill_in` is None for models that were not trained to. `engine_key` names weights, engine and layout of the rows:
+    rows of another key mean nothing here. `pooling` is what the file says of embeddings.
     """
 
     engine: Engine
@@ -122,6 +203,11 @@ class Model:
     compile_template: Callable[[str], Template]
     new_detokenizer: Callable[[], Detokenizer]
     new_sampler: Callable[[SamplingParams, Sequence[int]], Sampler]
+    new_drafter: Callable[[Sequence[int], Sequence[int]], Drafter] | None = None
+    compile_grammar: Callable[[Grammar], Matcher] = _no_grammar
+    fill_in: FillIn | None = None
+    engine_key: str = ""
+    pooling: Pooling = Pooling.MEAN
 
 
 def load_model(load: Load) -> Model:
@@ -130,11 +216,13 @@ def load_model(load: Load) -> Model:
     Raises:
         GGUFError, UnsupportedModel, DeviceUnavailable, InvalidRequest: the file or the device will not do.
     """
-    from garzone.engine.gguf import read_metadata  # noqa: PLC0415  tensors live in this process only
+    from garzone.engine.drafter import PromptLookup  # noqa: PLC0415  tensors live in this process only
+    from garzone.engine.gguf import read_metadata  # noqa: PLC0415
     from garzone.engine.model_runner import ModelRunner  # noqa: PLC0415
     from garzone.engine.sampler import Sampler as EngineSampler  # noqa: PLC0415
     from garzone.text.chat_template import ChatTemplate  # noqa: PLC0415
     from garzone.text.detokenizer import Detokenizer as TextDetokenizer  # noqa: PLC0415
+    from garzone.text.grammar import GrammarCompiler  # noqa: PLC0415
     from garzone.text.tokenizer import Tokenizer as TextTokenizer  # noqa: PLC0415
 
     path = Path(load.path)
@@ -152,8 +240,11 @@ def load_model(load: Load) -> Model:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
     source = metadata.get("tokenizer.chat_template") or load.template
-    engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device)
+    engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device, num_slots=max(1, load.num_slots))
     engine.warm_up()
+    compiler = GrammarCompiler(tokenizer)
+    pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    kernels = hashlib.blake2b(repr(sorted(map(repr, engine.implementations.items()))).encode()).hexdigest()[:16]
     return Model(
         engine=engine,
         tokenizer=tokenizer,
@@ -164,4 +255,24 @@ def load_model(load: Load) -> Model:
         compile_template=compile_template,
         new_detokenizer=lambda: TextDetokenizer(tokenizer),
         new_sampler=EngineSampler,
+        new_drafter=PromptLookup,
+        compile_grammar=compiler.compile,
+        fill_in=fill_in_of(tokenizer.vocabulary),
+        # rows differ with the kernels that computed them
+        engine_key=f"{load.digest} garzone {__version__} {engine.device} {kernels}" if load.digest else "",
+        pooling=Pooling.LAST if pooling == _LAST_POOLING else Pooling.MEAN,
     )
+
+
+def fill_in_of(vocabulary: Vocabulary) -> FillIn | None:
+    """The tokens that a model was trained to fill gaps with, if it was.
+
+    Prefix, suffix, middle for most (Qwen, DeepSeek, CodeLlama, StarCoder); Codestral reads the suffix first.
+    """
+    pre, suf, mid = (vocabulary.fim.get(name) for name in ("fim_pre", "fim_suf", "fim_mid"))
+    if pre is not None and suf is not None and mid is not None:
+        return FillIn((pre,), (suf,), (mid,))
+    after, before = (vocabulary.ids.get(text) for text in ("[SUFFIX]", "[PREFIX]"))
+    if after is not None and before is not None:
+        return FillIn((after,), (before,), (), suffix_first=True)
+    return None

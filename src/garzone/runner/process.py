@@ -1,26 +1,28 @@
 """The pool of runner processes: which models are in memory, who may use them next, and for how long they stay.
 
-Implements TextGenerator and LoadedModels for the embedded engine. Imports no tensors: they live in the processes, so
-that compiling never blocks the server and an engine that crashes is an error to one request.
+Implements TextGenerator, Embedder and LoadedModels for the embedded engine. Imports no tensors: they live in the
+processes, so that compiling never blocks the server and an engine that crashes is an error to its requests only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from garzone.config import Settings
-from garzone.core.errors import BackendUnavailable, ModelNotFound, Overloaded
+from garzone.core.errors import BackendUnavailable, ModelNotFound, Overloaded, RunnerCrashed
 from garzone.core.generation import (
     Delta,
+    Embeddings,
     FinishReason,
     GenerateRequest,
     LoadedModel,
     ModelDetails,
+    Pooling,
     ServedBy,
     Usage,
 )
@@ -29,25 +31,27 @@ from garzone.engine.devices import detect
 from garzone.engine.footprint import footprint
 from garzone.runner.child import PING_INTERVAL_S, Answer, RunnerProcess
 from garzone.runner.model import Tokenizer
-from garzone.runner.protocol import Accepted, Load, Loaded, Piece
-from garzone.runner.support import check_supported, is_go_template, is_parsed, parser_for, with_model_defaults
+from garzone.runner.protocol import Accepted, Embed, Embedded, Finished, Load, Loaded, Piece, ProtocolError
+from garzone.runner.support import check_supported, generate_message, is_go_template, parser_for, with_model_defaults
 from garzone.text.stream_parser import Parser
 
 BACKEND: Final = "tinygrad"
 DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
+MOST_SLOTS: Final = 8  # candidates of one prompt; more slots only take memory
+_SLOTS_SHARE: Final = 0.25  # of the memory may go to slots beyond the first, where nobody said how many
 MAX_TOKENIZERS: Final = 2  # kept for count_tokens; tens of megabytes each
 
 
 @dataclass(eq=False)
 class _Resident:
-    """A model in memory, or on its way there. `num_users` have it or wait for it; one at a time has the `turn`."""
+    """A model in memory, or on its way there. `num_users` use it or wait for it."""
 
     details: ModelDetails
     keep_alive_s: float
     estimated_bytes: int = 0  # what it will take of the device, until it is loaded and says itself
     loading: asyncio.Task[tuple[RunnerProcess, Loaded]] | None = None
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     num_users: int = 0
+    num_slots: int = 1
     in_memory: bool = False  # it holds one of the places: loading, loaded or being closed
     last_used: float = field(default_factory=time.time)
     expires_at: float | None = None
@@ -68,6 +72,12 @@ class _Resident:
         return loaded.memory_bytes if loaded is not None else self.estimated_bytes
 
     @property
+    def num_waiting(self) -> int:
+        """Requests that nothing is done for yet."""
+        loaded = self.loading.result()[1] if self.loading is not None and self.process is not None else None
+        return max(0, self.num_users - loaded.num_slots) if loaded is not None else self.num_users
+
+    @property
     def broken(self) -> bool:
         """True when a new process is needed."""
         return self.loading is not None and self.loading.done() and (self.process is None or not self.process.usable)
@@ -76,8 +86,9 @@ class _Resident:
 class RunnerPool:
     """One process per loaded model, started on first use, restarted when it died, ended when idle for long enough.
 
-    Requests for one model are answered in the order they came. At most `max_loaded` models are in memory, and no more
-    than fit the device's; the least recently used idle one makes room. At most `settings.max_queue` requests wait.
+    Requests for one model are answered as many at once as it has slots, and begun in the order they came. At most
+    `max_loaded` models are in memory, and no more than fit the device's; the least recently used idle one makes
+    room. At most `settings.max_queue` requests wait.
     """
 
     def __init__(
@@ -112,7 +123,8 @@ class RunnerPool:
 
         Raises:
             ModelNotFound, InvalidRequest, ContextOverflow, Overloaded: before anything was generated.
-            GenerationFailed, RunnerCrashed: the engine broke off; the next request gets a new process.
+            GenerationFailed, RunnerCrashed: the engine broke off; the next request gets a new process. So does, once,
+                one of which nothing was shown yet when the process died.
             ModelFileError, DeviceUnavailable: the model cannot be loaded.
         """
         details = await self._find(request.model)
@@ -122,38 +134,42 @@ class RunnerPool:
             yield Delta(finish_reason=FinishReason.STOP, usage=Usage())
             return
         started = time.perf_counter()
-        resident, process, loaded_now = await self._enter(details, request)
-        load_ms = (time.perf_counter() - started) * 1e3 if loaded_now else 0.0
-        if request.load_only:
-            self._release(resident)
-            yield Delta(finish_reason=FinishReason.STOP, usage=Usage(load_ms=load_ms))
-            return
-        answer: Answer | None = None
-        parser: Parser | None = None
-        num_calls = 0
-        try:
-            request = with_model_defaults(request, details)
-            answer = process.begin(request, keep_special=is_parsed(request, details))
-            while True:
-                message = await answer.next()
-                if isinstance(message, Accepted):
-                    parser = parser_for(request, details, thinking_open=message.thinking_open)
-                    yield Delta()
-                elif not isinstance(message, Piece):
-                    break
-                elif parser is None:
-                    yield Delta(text=message.text, logprobs=message.logprobs)
-                else:
-                    if message.logprobs:
-                        yield Delta(logprobs=message.logprobs)
-                    for delta in parser.push(message.text):
-                        num_calls += len(delta.tool_calls)
-                        yield delta
-        finally:
-            if answer is None or answer.ended:
-                self._release(resident)
-            else:
-                self._spawn(self._cancel(answer, resident))
+        load_ms, accepted, shown, retried = 0.0, False, False, False
+        while True:
+            resident, process, loaded_now = await self._enter(details, request.keep_alive_s)
+            load_ms += (time.perf_counter() - started) * 1e3 if loaded_now else 0.0
+            answer: Answer | None = None
+            parser: Parser | None = None
+            num_calls = 0
+            try:
+                if request.load_only:
+                    yield Delta(finish_reason=FinishReason.STOP, usage=Usage(load_ms=load_ms))
+                    return
+                request = with_model_defaults(request, details)
+                answer = process.begin(generate_message(request, details))
+                while True:
+                    message = await answer.next()
+                    if isinstance(message, Accepted):
+                        parser = parser_for(request, details, thinking_open=message.thinking_open)
+                        if not accepted:
+                            accepted = True
+                            yield Delta()
+                    elif isinstance(message, Finished):
+                        break
+                    elif not isinstance(message, Piece):
+                        raise ProtocolError(f"a {type(message).__name__} is no part of an answer")
+                    else:
+                        shown = True
+                        for delta in _deltas(message, parser):
+                            num_calls += len(delta.tool_calls)
+                            yield delta
+                break
+            except RunnerCrashed:
+                if shown or retried or self._closed:
+                    raise
+                retried = True  # most likely another request's fault, and nobody has seen anything of this one yet
+            finally:
+                self._part(resident, answer)
         reason = message.finish_reason
         for delta in _last_deltas(message.text, parser):
             num_calls += len(delta.tool_calls)
@@ -162,6 +178,42 @@ class RunnerPool:
             reason = FinishReason.TOOL_CALLS
         usage = replace(message.usage, load_ms=load_ms)
         yield Delta(finish_reason=reason, usage=usage, logprobs=message.logprobs)
+
+    # --- Embedder
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        truncate: bool = True,
+        dimensions: int | None = None,
+        keep_alive_s: float | None = None,
+    ) -> Embeddings:
+        """One vector of length 1 for each text; see the port."""
+        details = await self._find(model)
+        started = time.perf_counter()
+        resident, process, loaded_now = await self._enter(details, keep_alive_s)
+        load_ms = (time.perf_counter() - started) * 1e3 if loaded_now else 0.0
+        answer: Answer | None = None
+        try:
+            answer = process.begin(Embed(0, tuple(inputs), pooling, truncate, dimensions))
+            message = await answer.next()
+        finally:
+            self._part(resident, answer)
+        if not isinstance(message, Embedded):
+            raise ProtocolError(f"a {type(message).__name__} is no vector")
+        return replace(message.embeddings, load_ms=load_ms)
+
+    async def save_rows(self, model: str) -> bool:
+        """Keep on disk now what a model has computed of its prompts. False when it is not in memory."""
+        details = await self._find(model)
+        resident = self._residents.get(details.path)
+        if resident is None or resident.process is None:
+            return False
+        resident.process.save_rows()
+        return True
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Number of tokens of `text`. Does not wait for the model, nor load it."""
@@ -248,13 +300,12 @@ class RunnerPool:
         limits += [int(value) for value in details.parameters.get("num_ctx", ()) if value.isdigit() and int(value) > 0]
         return min(limits)
 
-    async def _enter(self, details: ModelDetails, request: GenerateRequest) -> tuple[_Resident, RunnerProcess, bool]:
-        """Wait for the model and for this request's turn; whether the model had to be loaded for it."""
-        residents = [*self._residents.values(), *self._closing]
-        num_waiting = sum(one.num_users - one.turn.locked() for one in residents)
+    async def _enter(self, details: ModelDetails, keep_alive_s: float | None) -> tuple[_Resident, RunnerProcess, bool]:
+        """Wait for the model; whether it had to be loaded. `_part` or `_leave` has to follow."""
+        num_waiting = sum(one.num_waiting for one in (*self._residents.values(), *self._closing))
         if num_waiting >= self._settings.max_queue:
             raise Overloaded(f"{num_waiting} requests are waiting already; try again later (max_queue in config.toml)")
-        keep_alive_s = self._settings.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s
+        keep_alive_s = self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s
         loaded_now = False
         while True:
             resident = self._residents.get(details.path)
@@ -272,19 +323,20 @@ class RunnerPool:
             loaded_now = loaded_now or not resident.loading.done()
             try:
                 process = await _loaded_process(resident)
-                await resident.turn.acquire()
             except BaseException:
                 self._leave(resident)
                 raise
             if process.usable:
                 resident.details, resident.keep_alive_s = details, keep_alive_s
                 return resident, process, loaded_now
-            self._release(resident)  # it died under the one before: a new one, and no harm done
+            self._leave(resident)  # it died under another: a new one, and no harm done
 
-    def _release(self, resident: _Resident) -> None:
-        """Give the turn to the next."""
-        resident.turn.release()
-        self._leave(resident)
+    def _part(self, resident: _Resident, answer: Answer | None) -> None:
+        """Leave a model with an answer that may still be under way."""
+        if answer is None or answer.ended:
+            self._leave(resident)
+        else:
+            self._spawn(self._cancel(answer, resident))
 
     def _leave(self, resident: _Resident) -> None:
         """One user less; the last one out sets the clock."""
@@ -333,6 +385,7 @@ class RunnerPool:
         if not self._memory_asked:
             self._memory_asked = True
             self._memory_bytes = (await asyncio.to_thread(detect, self._settings.device)).usable_bytes
+        resident.num_slots, resident.estimated_bytes = self._plan(resident.details)
         while not self._has_room(resident.estimated_bytes):
             self._freed.clear()
             await self._freed.wait()
@@ -343,7 +396,16 @@ class RunnerPool:
         )
         try:
             template = "" if is_go_template(details.template) else details.template
-            load = Load(details.path, self._num_ctx(details), self._settings.device, template)
+            rows_dir = str(self._settings.cache_dir / "rows")
+            load = Load(
+                details.path,
+                self._num_ctx(details),
+                self._settings.device,
+                template,
+                num_slots=resident.num_slots,
+                digest=details.digest,
+                rows_dir=rows_dir,
+            )
             loaded = await process.load(load, self._settings.load_timeout_s)
         except BaseException:
             process.kill()
@@ -359,6 +421,19 @@ class RunnerPool:
 
     def _estimate(self, details: ModelDetails) -> int:
         return footprint(details.model_info, details.size_bytes).total_bytes(self._num_ctx(details))
+
+    def _plan(self, details: ModelDetails) -> tuple[int, int]:
+        """Slots to load a model with, and the memory it takes with them."""
+        needed = footprint(details.model_info, details.size_bytes)
+        num_ctx = self._num_ctx(details)
+        one, slot_bytes = needed.total_bytes(num_ctx), needed.kv_bytes_per_token * num_ctx
+        num_slots = self._settings.num_parallel
+        if not num_slots:
+            num_slots = MOST_SLOTS
+            if self._memory_bytes and slot_bytes:
+                spare = min(self._memory_bytes - one, int(_SLOTS_SHARE * self._memory_bytes))
+                num_slots = max(1, min(MOST_SLOTS, 1 + spare // slot_bytes))
+        return num_slots, one + (num_slots - 1) * slot_bytes
 
     def _has_room(self, needed_bytes: int) -> bool:
         """Whether one more model may be in memory; if not, an idle one is asked to leave.
@@ -377,13 +452,22 @@ class RunnerPool:
 
     async def _cancel(self, answer: Answer, resident: _Resident) -> None:
         await answer.cancel()
-        self._release(resident)
+        self._leave(resident)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _deltas(piece: Piece, parser: Parser | None) -> Iterator[Delta]:
+    if parser is None:
+        yield Delta(text=piece.text, logprobs=piece.logprobs)
+        return
+    if piece.logprobs:
+        yield Delta(logprobs=piece.logprobs)
+    yield from parser.push(piece.text)
 
 
 def _last_deltas(text: str, parser: Parser | None) -> list[Delta]:

@@ -1,4 +1,4 @@
-"""Decides what part of a conversation fits the context, and how much of a prompt is already in the slot. Pure."""
+"""Decides what part of a conversation fits the context. Pure."""
 
 from __future__ import annotations
 
@@ -63,11 +63,3 @@ def fit_continuation(context: Sequence[int], prompt: Sequence[int], max_tokens: 
     if num_tokens > max_tokens and (not truncate or len(prompt) > max_tokens):
         raise ContextOverflow(num_tokens if not truncate else len(prompt), max_tokens)
     return [*context[max(0, num_tokens - max_tokens) :], *prompt]
-
-
-def common_prefix(cached: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens at the beginning are the same in both."""
-    length = min(len(cached), len(prompt))
-    if list(cached[:length]) == list(prompt[:length]):  # the usual case of a conversation that goes on
-        return length
-    return next(index for index in range(length) if cached[index] != prompt[index])

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from garzone.core import errors
 from garzone.core.errors import ContextOverflow, GarzoneError, GenerationFailed, ModelNotFound
-from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
+from garzone.core.generation import ChosenToken, Embeddings, FinishReason, GenerateRequest, Pooling, Usage
 from garzone.runner import codec
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MAX_FRAME_BYTES: Final = 1 << 30  # a conversation full of images; anything longer is noise on the pipe
 _LENGTH = struct.Struct(">I")
 
@@ -32,12 +32,19 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory. Sent once, before anything else. `template` is for files that have none ("")."""
+    """Bring a model into memory. Sent once, before anything else. `template` is for files that have none ("").
+
+    `num_slots` sequences are held at once. Rows are kept in `rows_dir` from one process to the next, for weights of
+    this `digest`; "" for either keeps none.
+    """
 
     path: str
     num_ctx: int
     device: str = ""
     template: str = ""
+    num_slots: int = 1
+    digest: str = ""
+    rows_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +52,32 @@ class Generate:
     """Answer a request. `id` only ever grows.
 
     `keep_special`: the text of control tokens is part of the answer, for who looks for calls and thoughts in it.
+    `answer_after`: a grammar begins behind this text, which ends the model's reasoning that `thinking_mark` opens; ""
+    where there is none. `answer_opened`: the answer always begins before it.
     """
 
     id: int
     request: GenerateRequest
     keep_special: bool = False
+    thinking_mark: str = ""
+    answer_after: str = ""
+    answer_opened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Turn texts into vectors. `id` as in Generate; Embedded, Failed, or Finished(ABORTED) follows."""
+
+    id: int
+    inputs: tuple[str, ...]
+    pooling: Pooling | None = None
+    truncate: bool = True
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRows:
+    """Keep on disk now what would be kept when the process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +121,7 @@ class Loaded:
     context_tokens: int
     device: str
     memory_bytes: int
+    num_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +198,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors that were asked for."""
+
+    id: int
+    embeddings: Embeddings
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A request broke off. `fatal`: the state of the engine is unknown, and the process ends after this."""
 
@@ -180,6 +217,8 @@ class Failed:
 Message = (
     Load
     | Generate
+    | Embed
+    | SaveRows
     | Cancel
     | Ping
     | Shutdown
@@ -191,6 +230,7 @@ Message = (
     | Progress
     | Piece
     | Finished
+    | Embedded
     | Failed
 )
 _KINDS: Final[dict[str, type]] = {
@@ -198,6 +238,8 @@ _KINDS: Final[dict[str, type]] = {
     for kind in (
         Load,
         Generate,
+        Embed,
+        SaveRows,
         Cancel,
         Ping,
         Shutdown,
@@ -209,6 +251,7 @@ _KINDS: Final[dict[str, type]] = {
         Progress,
         Piece,
         Finished,
+        Embedded,
         Failed,
     )
 }

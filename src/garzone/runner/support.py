@@ -8,16 +8,21 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import replace
+from typing import Final
 
 from garzone.core.chat import ImagePart, Message, Role
-from garzone.core.errors import InvalidRequest, Unsupported
+from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, ModelDetails
+from garzone.runner.protocol import Generate
 from garzone.text.stream_parser import Parser, parser_of
-from garzone.text.tool_formats import format_of_template, thinking_of_template
+from garzone.text.tool_formats import HARMONY, format_of_template, thinking_of_template
 
 # Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
 # an expression never begins like that.
 _GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define)\b)")
+
+MOST_LOGPROBS: Final = 20  # OpenAI's and Ollama's limit
+_HARMONY_ANSWER: Final = "<|channel|>final<|message|>"
 
 
 def is_go_template(source: str) -> bool:
@@ -26,7 +31,7 @@ def is_go_template(source: str) -> bool:
 
 
 def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
-    """Raise InvalidRequest or Unsupported when this engine with this model cannot do what is asked."""
+    """Raise InvalidRequest when this engine with this model cannot do what is asked."""
     name = details.name
     if any(isinstance(part, ImagePart) for message in request.messages for part in message.content):
         raise InvalidRequest(f"model '{name}' does not support images")
@@ -34,25 +39,28 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
         raise InvalidRequest(f"model '{name}' does not support tools")
     if request.think and "thinking" not in details.capabilities:
         raise InvalidRequest(f"model '{name}' does not support thinking")
-    if request.suffix:
-        if "insert" not in details.capabilities:
-            raise InvalidRequest(f"model '{name}' does not support insert")
-        raise Unsupported(
-            "suffix: filling in is not supported by the embedded engine yet; "
-            "send raw: true with the model's own FIM tokens"
-        )
-    if request.output_schema is not None or request.grammar is not None:
-        raise Unsupported(
-            "format: structured output is not supported by the embedded engine yet; "
-            "leave it out and ask for JSON in words"
-        )
-    if request.logprobs is not None:
-        raise Unsupported("logprobs: not supported by the embedded engine yet; leave it out")
+    if request.suffix and not request.raw and "insert" not in details.capabilities:
+        raise InvalidRequest(f"model '{name}' does not support insert")
+    if request.output_schema is not None and request.grammar is not None:
+        raise InvalidRequest("format: an answer has one grammar or one schema, not both")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
+        raise InvalidRequest(f"logprobs: alternatives must be from 0 to {MOST_LOGPROBS}, not {request.logprobs}")
     if request.template and is_go_template(request.template):
         raise InvalidRequest(
             "template: this looks like one of Ollama's Go templates, and only Jinja is rendered here; "
             "leave it out to use the model's own, or send raw: true with a prompt that is already rendered"
         )
+
+
+def generate_message(request: GenerateRequest, details: ModelDetails) -> Generate:
+    """The request as the model's process gets it; its number is not given yet."""
+    message = Generate(0, request, keep_special=is_parsed(request, details))
+    if request.raw or not request.think or "thinking" not in details.capabilities:
+        return message
+    if format_of_template(details.template) is HARMONY:
+        return replace(message, answer_after=_HARMONY_ANSWER, answer_opened=True)
+    tags = thinking_of_template(details.template, implied=False)
+    return replace(message, thinking_mark=tags.open, answer_after=tags.close)
 
 
 def is_parsed(request: GenerateRequest, details: ModelDetails) -> bool:

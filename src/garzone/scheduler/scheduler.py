@@ -12,7 +12,6 @@ order of arrival.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -102,12 +101,15 @@ class Scheduler:
             self.pool.wrote(sequence.slot, 0, ())
             sequence.num_computed = sequence.num_cached = 0
 
-    def schedule(self, allowed: Mapping[int, int] | None = None) -> Batch:
-        """The next step; without parts when there is nothing to do.
+    def forget(self, number: int, num_keep: int) -> None:
+        """A sequence's context is full: it goes on with its first `num_keep` tokens and the later half of the rest."""
+        sequence = self._running[number]
+        assert sequence.slot is not None
+        sequence.forget(num_keep)
+        self.pool.wrote(sequence.slot, sequence.num_computed, ())
 
-        Args:
-            allowed: the longest guess for a sequence, where something limits it.
-        """
+    def schedule(self) -> Batch:
+        """The next step; without parts when there is nothing to do."""
         moves = self._admit()
         decoding = [sequence for sequence in self._running.values() if sequence.is_decoding]
         prefilling = [sequence for sequence in self._running.values() if not sequence.is_decoding]
@@ -118,8 +120,7 @@ class Scheduler:
             parts.append(self._part(sequence, sequence.tokens[sequence.num_computed :][:share]))
         num_rows = sum(shares) + len(decoding)
         for sequence in decoding:
-            limit = self._budget - num_rows if allowed is None else allowed.get(sequence.number, self._budget)
-            draft = self._draft(sequence, min(limit, self._budget - num_rows), num_rows, len(decoding) - 1)
+            draft = self._draft(sequence, self._budget - num_rows, num_rows, len(decoding) - 1)
             num_rows += len(draft)
             parts.append(self._part(sequence, [sequence.tokens[-1], *draft], 1 + len(draft)))
         return Batch(tuple(moves), tuple(parts))

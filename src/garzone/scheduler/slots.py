@@ -126,8 +126,10 @@ class SlotPool:
         source = source if length else None
         target = self._target(source, length)
         moves: list[Move] = []
-        if source == ("slot", target):
+        if source == ("slot", target) and self._loses_little(target, length):
             self._tree.remove(("slot", target))
+        elif source == ("slot", target):
+            moves += self._vacate(target, keep=None)  # the rows are set aside, and those that are shared stay, too
         else:
             moves += self._vacate(target, keep=source)
             if source is not None:
@@ -214,11 +216,15 @@ class SlotPool:
         """The free slot to take: the source itself where little is lost by it, else the one whose rows matter least."""
         free = [index for index, slot in enumerate(self._slots) if slot.owner is None]
         if source is not None and source[0] == "slot" and source[1] in free:
-            loss = len(self._slots[source[1]].tokens) - length
-            if loss * _LOSS_SHARE <= length or len(free) == 1:
+            if self._loses_little(source[1], length) or len(free) == 1:
                 return source[1]
-            free.remove(source[1])
+            if length >= WORTH_KEEPING:
+                free.remove(source[1])
         return min(free, key=lambda index: (self._is_worth_keeping(index), self._slots[index].used))
+
+    def _loses_little(self, slot: int, length: int) -> bool:
+        """Whether little is lost when a slot is continued behind so many rows."""
+        return (len(self._slots[slot].tokens) - length) * _LOSS_SHARE <= length or not self._is_worth_keeping(slot)
 
     def _is_worth_keeping(self, slot: int) -> bool:
         """Whether losing a slot's rows loses anything that no other place has."""
