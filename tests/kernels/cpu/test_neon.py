@@ -22,7 +22,7 @@ NEEDED = {
     "qemu-user": shutil.which("qemu-aarch64"),
     "binutils-aarch64-linux-gnu": shutil.which("aarch64-linux-gnu-ld"),
     "libc6-dev-arm64-cross": HEADERS.exists(),
-    "libgcc-12-dev-arm64-cross": bool(list(Path("/usr/lib/gcc-cross/aarch64-linux-gnu").glob("*/crtbegin.o")))
+    "libgcc-*-dev-arm64-cross": bool(list(Path("/usr/lib/gcc-cross/aarch64-linux-gnu").glob("*/crtbegin.o")))
     if Path("/usr/lib/gcc-cross/aarch64-linux-gnu").exists()
     else False,
 }
