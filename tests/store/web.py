@@ -1,4 +1,8 @@
-"""A web server on loopback that can be told to misbehave: cuts connections, ignores ranges, is busy, redirects."""
+"""A web server on loopback that behaves as registries do, and can be told to misbehave as they have been seen to.
+
+Ranges, redirects, tokens; and connections that are cut, that stall or trickle, servers that ignore ranges, are busy, or
+whose signed addresses have run out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import json
 import re
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +23,10 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Resource:
-    """What one path answers. `cut_after` and `statuses` are used up one a request; then it behaves."""
+    """What one path answers. `cut_after` and `statuses` are used up one a request; then it behaves.
+
+    `gate` holds the answer back after `gate_after` bytes until it is set. `slow_s` is slept after each 16 kB.
+    """
 
     body: bytes = b""
     content_type: str = "application/octet-stream"
@@ -30,6 +38,7 @@ class Resource:
     token: str = ""
     gate: threading.Event | None = None
     gate_after: int = 0
+    slow_s: float = 0.0
 
 
 class Web:
@@ -117,14 +126,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {"Content-Type": resource.content_type, **resource.headers}
         body, status = resource.body, resource.status
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match and resource.ranges and status == 200:
             start = int(match[1])
             if start >= len(body):
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
                 return
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            body, status = body[start:], 206
+            end = min(int(match[2] or len(body)), len(body) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+            body, status = body[start : end + 1], 206
         cut = resource.cut_after.pop(0) if resource.cut_after else None
         self._answer(status, body, headers, cut=cut, resource=resource)
 
@@ -149,6 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 resource.gate.wait(30)
                 self.wfile.write(body[resource.gate_after :])
+            elif resource is not None and resource.slow_s:
+                for at in range(0, len(body), 1 << 14):
+                    self.wfile.write(body[at : at + (1 << 14)])
+                    time.sleep(resource.slow_s)
             else:
                 self.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):

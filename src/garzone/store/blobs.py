@@ -67,6 +67,15 @@ class Partial:
         self._hash.update(chunk)
         self.size += len(chunk)
 
+    def note(self, chunk: bytes | memoryview) -> None:
+        """Count and hash bytes that somebody else has put at the end."""
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def fileno(self) -> int:
+        """The file's descriptor, for those who put bytes elsewhere than at the end."""
+        return self._file.fileno()
+
     @property
     def digest(self) -> str:
         """Of everything written so far."""

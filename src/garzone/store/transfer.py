@@ -17,11 +17,15 @@ import httpx2
 from garzone import __version__
 from garzone.core.errors import DownloadFailed
 from garzone.store.blobs import Partial
+from garzone.store.ranges import RangedDownload, RangeFailed, RangesRefused, Source, behind_proxy
 
 USER_AGENT: Final = f"garzone/{__version__}"
 MAX_ATTEMPTS: Final = 6  # in a row without a byte arriving; Ollama's number
 MAX_BACKOFF_S: Final = 30.0
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RELOCATED: Final = frozenset({401, 403, 404, 410})  # what a signed address answers when its time is up
+_KEPT: Final = ("authorization", "cookie")
+PARALLEL_BYTES: Final = 48 << 20  # below, one connection is as fast
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0, read=60.0)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -105,6 +109,54 @@ class Transfer:
             else:
                 if not size:
                     return
+
+    def download_whole(
+        self, url: str, partial: Partial, *, size: int, progress: BytesProgress | None = None, fresh: bool = False
+    ) -> None:
+        """As `download`, of a file whose size is known: over several connections where it is large enough.
+
+        Raises:
+            DownloadFailed: it could not be had; what arrived is in the partial file.
+        """
+        if size < PARALLEL_BYTES or behind_proxy(url):
+            self.download(url, partial, size=size, progress=progress, fresh=fresh)
+            return
+        if fresh:
+            partial.restart()
+        try:
+            # Made here: whoever calls may have changed what certificates are trusted.
+            context = httpx2.create_ssl_context() if url.startswith("https:") else None
+            ranged = RangedDownload(
+                partial, size, lambda: self._locate(url, size), lambda n, e: self._give_up(url, n, e), context=context
+            )
+            ranged.run(progress or _no_report)
+        except RangesRefused:
+            self.download(url, partial, size=size, progress=progress)
+
+    def _locate(self, url: str, size: int) -> Source:
+        """Where the file lies in the end, and with which token it is given out."""
+        failures = 0
+        while True:
+            try:
+                with self._open(url, {"Range": "bytes=0-0"}) as response:
+                    _check_status(response, url)
+                    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+                    if response.status_code != 206 or match is None or behind_proxy(str(response.url)):
+                        raise RangesRefused("the server ignores ranges, or is behind a proxy")
+                    if match[3] != str(size):
+                        raise HTTPFailed(f"{shown(url)}: has {match[3]} bytes, not the {size} it should have")
+                    kept = [
+                        (name, response.request.headers[name]) for name in _KEPT if name in response.request.headers
+                    ]
+                    return Source(str(response.url), (("User-Agent", USER_AGENT), *kept))
+            except (httpx2.TransportError, _TryAgain) as error:
+                failures += 1
+                self._wait(url, failures, error)
+
+    def _give_up(self, url: str, failures: int, error: RangeFailed) -> None:
+        if error.status and error.status not in _RETRIED | _RELOCATED:
+            raise HTTPFailed(f"{shown(url)}: HTTP {error.status}", error.status)
+        self._wait(url, failures, _TryAgain(str(error), error.retry_after_s, error.status))
 
     def _continue(self, url: str, partial: Partial, size: int, report: BytesProgress) -> None:
         headers = {"Range": f"bytes={partial.size}-"} if partial.size else {}

@@ -14,10 +14,10 @@ import httpx2
 
 from garzone.core.errors import DigestMismatch, DownloadFailed, ModelNotFound, StoreError
 from garzone.core.ports import ProgressCallback
-from garzone.store.blobs import Blobs
+from garzone.store.blobs import Blobs, Partial
 from garzone.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
 from garzone.store.reference import ModelName
-from garzone.store.transfer import HTTPFailed, Transfer
+from garzone.store.transfer import BytesProgress, HTTPFailed, Transfer
 
 _CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
 _MAX_LAYERS: Final = 256
@@ -90,12 +90,20 @@ def pull_blob(layer: Layer, url: str, blobs: Blobs, transfer: Transfer, progress
         if blobs.has(layer):  # another process has just finished it
             partial.discard()
             return
-        resumed = partial.reuse() > 0
-        transfer.download(url, partial, size=layer.size, progress=report)
-        if resumed and partial.digest != layer.digest:
-            # A part from an earlier attempt may have been spoilt by a crash of the machine: once more from the start.
-            transfer.download(url, partial, size=layer.size, progress=report, fresh=True)
+        fetch_checked(url, partial, layer, transfer, report)
         blobs.commit(partial, layer.digest)
+
+
+def fetch_checked(url: str, partial: Partial, layer: Layer, transfer: Transfer, report: BytesProgress) -> None:
+    """Complete a partial file, and begin again if what an earlier attempt left was spoilt by a crash of the machine.
+
+    Raises:
+        DownloadFailed: it could not be had. That its digest is right is for who commits it to check.
+    """
+    resumed = partial.path.stat().st_size > 0
+    transfer.download_whole(url, partial, size=layer.size, progress=report)
+    if resumed and partial.digest != layer.digest:
+        transfer.download_whole(url, partial, size=layer.size, progress=report, fresh=True)
 
 
 def registry_url(host: str) -> str:
