@@ -13,9 +13,14 @@ from garzone.agent.sandbox import open_sandbox
 from garzone.clients import open_client
 from garzone.core.errors import GarzoneError
 from garzone.delegate.counting import TokenCounter
+from garzone.delegate.history import LedgerHistory
 from garzone.delegate.ledger import Ledger
 from garzone.runner.process import RunnerPool
+from garzone.server.activity import Activity
 from garzone.server.app import build_app
+from garzone.server.front import Front, put_front
+from garzone.server.metering import MeteredGenerator
+from garzone.server.metrics import Metrics
 from garzone.store.catalog import Store
 
 if TYPE_CHECKING:
@@ -77,8 +82,11 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
     """The API server over the embedded engine; closing it ends every runner process."""
     store = open_store(settings)
     pool = RunnerPool(store, settings, max_loaded=settings.max_loaded)
-    return build_app(
-        pool,
+    metrics = Metrics()
+    activity = Activity(observers=(metrics,))
+    metered = MeteredGenerator(pool, activity, deadline_s=settings.request_timeout_s)
+    app = build_app(
+        metered,
         pool,
         store,
         preload=preload,
@@ -86,3 +94,13 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
         origins=settings.origins,
         default_model=settings.model,
     )
+    front = Front(
+        activity=activity,
+        metrics=metrics,
+        models=pool,
+        library=store,
+        history=LedgerHistory(open_ledger(settings)),
+        memory_limit=lambda: pool.memory_bytes,
+        api_key=settings.api_key,
+    )
+    return put_front(app, front)

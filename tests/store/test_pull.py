@@ -435,17 +435,7 @@ def test_a_registry_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
         Store(tmp_path).pull("127.0.0.1:9/library/tiny:1b")
 
 
-# --- Hugging Face and paths
-
-
-def test_a_file_comes_from_hugging_face(tmp_path: Path, web: Web, gguf: bytes) -> None:
-    web.resources["/owner/repo/resolve/main/dir/tiny.Q4_0.gguf"] = Resource(gguf, cut_after=[100_000])
-    store = _store(tmp_path, web)
-    model = store.pull("hf:owner/repo:dir/tiny.Q4_0.gguf")
-    assert model.name == "hf.co/owner/repo:tiny.Q4_0"
-    assert store.find("hf:owner/repo:dir/tiny.Q4_0.gguf") == model
-    with pytest.raises(ModelNotFound, match="Hugging Face"):
-        store.pull("hf:owner/repo:other.gguf")
+# --- paths
 
 
 def test_a_path_is_used_in_place(tmp_path: Path, web: Web, gguf: bytes) -> None:

@@ -73,7 +73,7 @@ def test_each_kind_of_reference_is_recognised(text: str, expected: object) -> No
         "x" * 81,
         "x" * 2000,
         "hf:a",
-        "hf:a/b",
+        "hf:a/b:",
         "hf:a/b:../c.gguf",
         "hf:../b:c.gguf",
         "hf:a/b:/c.gguf",

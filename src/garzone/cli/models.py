@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Generator
@@ -162,7 +163,7 @@ def _progress() -> Generator[ProgressCallback]:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(escape(what), total=total or None)
+                tasks[what] = bar.add_task(escape(_short_digests(what)), total=total or None)
             bar.update(tasks[what], completed=done, total=total or None)
 
         yield report
@@ -182,7 +183,11 @@ class _PlainProgress:
             return
         self._what, self._next_at = what, now + PLAIN_INTERVAL_S
         amount = f" {human_bytes(done)} of {human_bytes(total)}" if total else ""
-        click.echo(f"{what}{amount}", err=True)
+        click.echo(f"{_short_digests(what)}{amount}", err=True)
+
+
+def _short_digests(text: str) -> str:
+    return re.sub(r"sha256:([0-9a-f]{12})[0-9a-f]{52}", r"\1", text)
 
 
 def _as_json(model: ModelDetails, *, brief: bool = False) -> dict[str, object]:

@@ -25,6 +25,7 @@ Expected outcomes (a candidate that fails its check, an edit that does not apply
         DownloadFailed                the network or the server broke; what arrived is kept
       GenerationFailed                exit 1: the engine broke off one request (HTTP 500)
         RunnerCrashed                 the model's process died under the request
+        DeadlineExceeded              it took longer than the server lets a request take (HTTP 504)
       LedgerError                     exit 3: the ledger cannot be read or written
 """
 
@@ -149,6 +150,10 @@ class GenerationFailed(GarzoneError):
 
 class RunnerCrashed(GenerationFailed):
     """The model's process died while it served the request."""
+
+
+class DeadlineExceeded(GenerationFailed):
+    """The request took longer than the server lets one take."""
 
 
 class LedgerError(GarzoneError):

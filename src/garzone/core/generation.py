@@ -195,6 +195,7 @@ class ModelDetails:
     on disk, `modified_at` seconds since the epoch. `context_tokens` and `embedding_length` come from the weights'
     metadata (0 where unknown), `template` from the GGUF or the store. `model_info` holds the metadata as the file has
     it, without the vocabulary arrays. `path` is the weights file, "" when the model is not on this machine.
+    `messages` begin every conversation with it (a Modelfile's MESSAGE lines).
     """
 
     name: str
@@ -213,6 +214,7 @@ class ModelDetails:
     parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     model_info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     path: str = ""
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from garzone.core.generation import (
     Delta,
@@ -16,6 +16,8 @@ from garzone.core.generation import (
     Pooling,
     ServedBy,
 )
+from garzone.core.recipe import ModelRecipe, TensorSummary
+from garzone.core.task import TaskSummary
 
 
 class TextGenerator(Protocol):
@@ -116,6 +118,66 @@ class ModelStore(Protocol):
 
     def remove(self, reference: str) -> None:
         """Forget a model and delete blobs nothing else uses. Raises ModelNotFound."""
+        ...
+
+
+class TaskHistory(Protocol):
+    """Delegated tasks and what they saved, for who shows them. Both calls read a file, and may block."""
+
+    def recent(self, limit: int) -> Sequence[TaskSummary]:
+        """The latest tasks, the newest first. Raises LedgerError."""
+        ...
+
+    def savings(self) -> Mapping[str, Any]:
+        """Totals, as `garzone savings --json` prints them. Raises LedgerError."""
+        ...
+
+
+class BlobUpload(Protocol):
+    """A blob that somebody hands in. Exactly one of `commit` and `close` ends it."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes. Raises StoreError."""
+        ...
+
+    def commit(self) -> None:
+        """Make it a blob. Raises DigestMismatch when it is not what its digest says; nothing of it is kept then."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class ModelLibrary(ModelStore, Protocol):
+    """A ModelStore that can be added to. Every call may block: on the network, the disk, or another process."""
+
+    def pull(self, reference: str, progress: ProgressCallback | None = None) -> ModelDetails:
+        """Fetch a model. What `progress` raises ends it, and what arrived is kept.
+
+        Raises:
+            ModelNotFound, InvalidReference, StoreError, ModelFileError.
+        """
+        ...
+
+    def create(self, name: str, recipe: ModelRecipe, progress: ProgressCallback | None = None) -> ModelDetails:
+        """Make a model out of another. Raises as `pull`, and UsageError for a recipe that cannot be followed."""
+        ...
+
+    def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name. Raises ModelNotFound, InvalidReference."""
+        ...
+
+    def tensors(self, reference: str) -> Sequence[TensorSummary]:
+        """What the model's file holds. Raises as `find`."""
+        ...
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether that blob is here. Raises InvalidReference."""
+        ...
+
+    def open_upload(self, digest: str) -> BlobUpload:
+        """Begin to write a blob. Raises InvalidReference, StoreError."""
         ...
 
 

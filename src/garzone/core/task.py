@@ -225,3 +225,17 @@ class Report:
             ],
             "written_tests": self.written_tests,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """A delegated task in one line. `outcome` is a verdict, or `running`, `error`, `cancelled`, `interrupted`."""
+
+    id: str
+    kind: str
+    repo: str
+    model: str
+    outcome: str
+    started_at: float
+    completion_tokens: int
+    coordinator_tokens_spent: int

@@ -117,6 +117,11 @@ class Metadata(Mapping[str, Any]):
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the header they are from."""
+        return len(self._header)
+
     def is_array(self, key: str) -> bool:
         """True if the value is an array; does not read it."""
         return isinstance(self._values[key], _Array | list | np.ndarray)
@@ -125,15 +130,27 @@ class Metadata(Mapping[str, Any]):
 class GGUFFile:
     """An open GGUF file: `metadata`, `tensors`, and the bytes of each tensor. A context manager."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap, metadata: Metadata, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        mapped: mmap.mmap,
+        metadata: Metadata,
+        tensors: Mapping[str, TensorInfo],
+        spans: Mapping[str, tuple[int, int]],
+    ) -> None:
         self.path = path
         self.metadata = metadata
         self.tensors = tensors
+        self.spans = spans  # of each key with its value: first byte, and the one behind the last
         self._mapped: mmap.mmap | None = mapped
 
     @classmethod
-    def open(cls, path: Path) -> GGUFFile:
+    def open(cls, path: Path, *, part: bool = False) -> GGUFFile:
         """Map the file and read its header.
+
+        Args:
+            path: a regular file.
+            part: one part of a split model will do, too.
 
         Raises:
             GGUFError: it cannot be opened, or is malformed; names the offset, key or tensor.
@@ -141,11 +158,17 @@ class GGUFFile:
         """
         mapped = _map(path)
         try:
-            metadata, tensors = _Reader(path, mapped).read()
+            reader = _Reader(path, mapped, part=part)
+            metadata, tensors = reader.read()
         except BaseException:
             mapped.close()
             raise
-        return cls(path, mapped, metadata, MappingProxyType(tensors))
+        return cls(path, mapped, metadata, MappingProxyType(tensors), MappingProxyType(reader.spans))
+
+    @property
+    def header_bytes(self) -> int:
+        """How long the header is, up to the end of the tensor directory."""
+        return self.metadata.num_bytes
 
     def data(self, name: str) -> np.ndarray:
         """The packed bytes of a tensor: uint8, shape (num_bytes,), a read-only view of the mapped file.
@@ -224,9 +247,11 @@ def _read_array(header: bytes, array: _Array) -> tuple[Any, int]:
 class _Reader:
     """Walks a header once, front to back, checking every step."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+    def __init__(self, path: Path, mapped: mmap.mmap, *, part: bool) -> None:
         self.path = path
         self.mapped = mapped
+        self.part = part
+        self.spans: dict[str, tuple[int, int]] = {}
         self.size = len(mapped)
         self.end = min(self.size, MAX_HEADER_BYTES)
         self.position = 0
@@ -241,11 +266,12 @@ class _Reader:
             if key in values:
                 raise self._error(start, f"key {_short(key)} occurs twice")
             values[key] = self._value(key)
+            self.spans[key] = (start, self.position)
         split = values.get("split.count", 0)
-        if isinstance(split, int) and split > 1:
+        if isinstance(split, int) and split > 1 and not self.part:
             raise UnsupportedModel(
-                f"{self.path}: one part of a model split into {split} files, which is not supported yet; "
-                "join them with `llama-gguf-split --merge`"
+                f"{self.path}: one part of a model split into {split} files; pull it by name (hf:owner/repository), or "
+                "join the files with `llama-gguf-split --merge`"
             )
         raw = [self._tensor(index) for index in range(num_tensors)]
         alignment = self._alignment(values)

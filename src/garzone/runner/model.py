@@ -239,7 +239,7 @@ def load_model(load: Load) -> Model:
     def compile_template(source: str) -> Template:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
-    source = metadata.get("tokenizer.chat_template") or load.template
+    source = load.template or metadata.get("tokenizer.chat_template")
     engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device, num_slots=max(1, load.num_slots))
     engine.warm_up()
     compiler = GrammarCompiler(tokenizer)

@@ -32,7 +32,7 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory. Sent once, before anything else. `template` is for files that have none ("").
+    """Bring a model into memory. Sent once, before anything else. `template`, if any, goes before the file's own.
 
     `num_slots` sequences are held at once. Rows are kept in `rows_dir` from one process to the next, for weights of
     this `digest`; "" for either keeps none.

@@ -5,7 +5,6 @@ Pure. What it cannot do yet is said, never silently left out.
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import replace
 from typing import Final
@@ -14,20 +13,12 @@ from garzone.core.chat import ImagePart, Message, Role
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, ModelDetails
 from garzone.runner.protocol import Generate
+from garzone.text.chat_template import is_go_template
 from garzone.text.stream_parser import Parser, parser_of
 from garzone.text.tool_formats import HARMONY, format_of_template, thinking_of_template
 
-# Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
-# an expression never begins like that.
-_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define)\b)")
-
 MOST_LOGPROBS: Final = 20  # OpenAI's and Ollama's limit
 _HARMONY_ANSWER: Final = "<|channel|>final<|message|>"
-
-
-def is_go_template(source: str) -> bool:
-    """True for a template in the language Ollama's own are written in, which is not rendered here."""
-    return _GO_TEMPLATE.search(source) is not None
 
 
 def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
@@ -86,9 +77,17 @@ def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> Gene
     """The request with the model's own system prompt, unless it has one; a model that can think does, unless told."""
     if request.think is None and "thinking" in details.capabilities:
         request = replace(request, think=True)
+    if details.messages and request.messages and not request.raw:
+        request = replace(request, messages=_after_examples(details.messages, request.messages))
     if details.system and not request.raw:
         if request.prompt is not None and request.system is None:
             request = replace(request, system=details.system)
         elif request.messages and request.messages[0].role is not Role.SYSTEM:
             request = replace(request, messages=(Message.of(Role.SYSTEM, details.system), *request.messages))
     return request
+
+
+def _after_examples(examples: tuple[Message, ...], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A conversation behind the model's own MESSAGE lines; a system prompt stays the first of all."""
+    first = messages[:1] if messages[0].role is Role.SYSTEM else ()
+    return (*first, *examples, *messages[len(first) :])

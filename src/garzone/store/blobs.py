@@ -192,6 +192,31 @@ class Blobs:
         return sorted(name.replace("-", ":") for name in names if len(name) == 71 and name.startswith("sha256-"))
 
 
+class Upload:
+    """A blob that comes from outside, piece by piece. Implements `core.ports.BlobUpload`."""
+
+    def __init__(self, blobs: Blobs, digest: str) -> None:
+        self._blobs, self._digest = blobs, digest
+        self._stack = contextlib.ExitStack()
+        self._partial = self._stack.enter_context(blobs.open_partial(blobs.path(digest).name + "-upload"))
+        self._partial.restart()
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes. Raises StoreError."""
+        with storage_errors(self._partial.path):
+            self._partial.write(chunk)
+
+    def commit(self) -> None:
+        """Make it a blob. Raises DigestMismatch, StoreError."""
+        with self._stack:
+            self._blobs.commit(self._partial, self._digest)
+
+    def close(self) -> None:
+        """Give it up; nothing of it stays. Does nothing after `commit`."""
+        with self._stack:
+            self._partial.discard()
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Generator[None]:
     """Turn what the file system says into a StoreError that says what to do."""

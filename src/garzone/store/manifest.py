@@ -15,8 +15,8 @@ from garzone.store.reference import parse_digest
 
 MANIFEST_TYPE: Final = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE: Final = "application/vnd.docker.container.image.v1+json"
-MODEL, TEMPLATE, SYSTEM, PARAMS, LICENSE = (
-    f"application/vnd.ollama.image.{kind}" for kind in ("model", "template", "system", "params", "license")
+MODEL, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
+    f"application/vnd.ollama.image.{kind}" for kind in ("model", "template", "system", "params", "messages", "license")
 )
 MAX_MANIFEST_BYTES: Final = 1 << 20  # real ones have about 1 kB
 MAX_TEXT_BYTES: Final = 4 << 20  # of a template, licence or parameter layer; the longest licences have 20 kB

@@ -25,6 +25,7 @@ _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,79}")
 _DIGEST: Final = re.compile(r"sha256[:\-]([0-9a-f]{64})")
 _PROJECT: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._\-]{0,78}[A-Za-z0-9])?")  # PEP 508
 _OWNER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}")
+_QUANTIZATION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{1,31}")
 _MAX_CHARS: Final = 1024
 
 
@@ -66,17 +67,25 @@ class PathReference:
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceReference:
-    """One file of a repository on Hugging Face."""
+    """A model of a repository on Hugging Face: one of its files, or a quantization (`Q4_K_M`), or "" for the best."""
 
     owner: str
     repository: str
     file: str
 
     @property
+    def names_file(self) -> bool:
+        """Whether `file` is a file's name, not a quantization."""
+        return self.file.lower().endswith(".gguf")
+
+    @property
     def local_name(self) -> ModelName:
-        """What it is called in the store."""
-        stem = self.file.rsplit("/", 1)[-1].removesuffix(".gguf")
+        """What it is called in the store; for a quantization, what Ollama calls it too."""
+        stem = self.file.rsplit("/", 1)[-1].removesuffix(".gguf") if self.file else DEFAULT_TAG
         return ModelName(HUGGING_FACE_HOST, _as_part(self.owner, dots=False), _as_part(self.repository), _as_part(stem))
+
+    def __str__(self) -> str:
+        return f"hf:{self.owner}/{self.repository}" + (f":{self.file}" if self.file else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +183,13 @@ def local_name(reference: Reference) -> ModelName | None:
 
 
 def _hugging_face(text: str) -> HuggingFaceReference:
-    repository, _, file = text.removeprefix("hf:").partition(":")
+    repository, colon, file = text.removeprefix("hf:").partition(":")
     owner, slash, name = repository.partition("/")
-    if not (slash and _OWNER.fullmatch(owner) and _OWNER.fullmatch(name)) or not _is_inner_path(file):
+    known = not colon or _is_inner_path(file) or _QUANTIZATION.fullmatch(file)
+    if not (slash and _OWNER.fullmatch(owner) and _OWNER.fullmatch(name)) or not known:
         raise InvalidReference(
-            f"{_short(text)} is not a Hugging Face reference: expected hf:owner/repository:file.gguf"
+            f"{_short(text)} is not a Hugging Face reference: expected hf:owner/repository, "
+            "hf:owner/repository:Q4_K_M or hf:owner/repository:file.gguf"
         )
     return HuggingFaceReference(owner, name, file)
 
@@ -206,7 +217,7 @@ def _as_part(text: str, *, dots: bool = True) -> str:
 def _invalid(text: str) -> InvalidReference:
     return InvalidReference(
         f"{_short(text)} is not a model name: expected [host/][namespace/]name[:tag] of letters, digits, '_', '-' and "
-        "'.', hf:owner/repository:file.gguf, pypi:package, or a path to a .gguf file"
+        "'.', hf:owner/repository[:quantization], pypi:package, or a path to a .gguf file"
     )
 
 

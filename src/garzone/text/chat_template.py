@@ -22,7 +22,15 @@ from garzone.text.vocabulary import FIM_TEXTS, PREFIX
 
 _TESTS_CONTENT_FOR_NONE: Final = re.compile(r"content(?:['\"]\])?\s+is\s+none", re.IGNORECASE)
 _WANTS_SHORT_IDS: Final = re.compile(r"id\s*\|\s*length\s*!=\s*9")  # Mistral's refuse all other ids
+# Ollama's templates are Go's text/template: {{ .Prompt }}, {{ if .System }}, {{- range $i, $_ := .Messages }}. In Jinja
+# an expression never begins like that.
+_GO_TEMPLATE: Final = re.compile(r"\{\{-?\s*(?:[.$]|(?:if|else|end|range|with|template|block|define)\b)")
 _DATE_FORMAT: Final = re.compile(r"(?:%[-a-zA-Z%]|[^%0-9]){0,64}")
+
+
+def is_go_template(source: str) -> bool:
+    """True for a template in the language Ollama's own are written in, which is not rendered here."""
+    return _GO_TEMPLATE.search(source) is not None
 
 
 class _Refused(Exception):

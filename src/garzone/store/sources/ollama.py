@@ -75,7 +75,7 @@ def pull_blob(layer: Layer, url: str, blobs: Blobs, transfer: Transfer, progress
     Raises:
         DownloadFailed, DigestMismatch, StoreError: as the names say.
     """
-    what = f"fetching {layer.digest[7:19]}"
+    what = f"fetching {layer.digest}"
 
     def report(done: int, total: int) -> None:
         progress(what, done, total)
