@@ -21,7 +21,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pull": ("models", "pull", "Fetch a model."),
     "list": ("models", "list_models", "Models on disk."),
     "show": ("models", "show", "What is known of a model."),
+    "cp": ("models", "copy", "Give a model a second name."),
     "rm": ("models", "remove", "Delete models."),
+    "create": ("models", "create", "Make a model from a Modelfile."),
+    "fit": ("fit", "fit_command", "Say whether a model fits a device, at which context, how fast at best."),
     "ps": ("serve", "ps", "Models in the running server's memory."),
     "stop": ("serve", "stop", "Unload a model from the running server."),
     "delegate": ("delegate", "delegate", "Hand one bounded task to a local model; get a proved result."),
@@ -31,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "connect": ("connect", "connect", "Put garzone into the hands of a coordinator: Claude Code, OpenClaw, Codex, ..."),
     "bench": ("bench", "bench", "Measure speed on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
+    "completion": ("completion", "completion", "Print what a shell needs to complete commands."),
 }
 
 # what other programs call, not people: left out of the help

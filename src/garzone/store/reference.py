@@ -127,12 +127,18 @@ def parse(text: str) -> Reference:
         return _hugging_face(text)
     if text.startswith("pypi:"):
         return _pypi(text)
-    if text.startswith(("/", "./", "../", "~")) or text.lower().endswith(".gguf"):
+    if is_path(text):
         try:
             return PathReference(Path(text).expanduser())
         except (RuntimeError, ValueError) as error:  # RuntimeError: ~nobody has no home
             raise InvalidReference(f"{_short(text)} is not a path: {error}") from error
     return parse_name(text)
+
+
+def is_path(text: str) -> bool:
+    """Whether a reference means a file: it begins with `/`, `./`, `../` or `~`, or ends in `.gguf`."""
+    by_name = text.startswith(("hf:", "pypi:"))
+    return not by_name and (text.startswith(("/", "./", "../", "~")) or text.lower().endswith(".gguf"))
 
 
 def parse_name(text: str) -> ModelName:

@@ -76,6 +76,27 @@ class Transfer:
                 failures += 1
                 self._wait(url, failures, error)
 
+    def get_range(self, url: str, num_bytes: int) -> bytes:
+        """The first bytes of a file; all of a smaller one.
+
+        Raises:
+            DownloadFailed: they could not be had.
+        """
+        failures = 0
+        while True:
+            try:
+                with self._open(url, {"Range": f"bytes=0-{num_bytes - 1}"}) as response:
+                    _check_status(response, url)
+                    body = bytearray()
+                    for chunk in response.iter_raw():
+                        body += chunk
+                        if len(body) >= num_bytes:  # of a server that does not know ranges no more than asked for
+                            break
+                    return bytes(body[:num_bytes])
+            except (httpx2.TransportError, _TryAgain) as error:
+                failures += 1
+                self._wait(url, failures, error)
+
     def download(
         self, url: str, partial: Partial, *, size: int = 0, progress: BytesProgress | None = None, fresh: bool = False
     ) -> None:

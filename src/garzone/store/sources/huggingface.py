@@ -80,6 +80,22 @@ def pull_files(
     return pull.one(parts[0]) if len(parts) == 1 else pull.joined(parts)
 
 
+def locate(reference: HuggingFaceReference, endpoint: str = DEFAULT_ENDPOINT) -> list[tuple[str, int]]:
+    """Where a model's files are, and how many bytes each has.
+
+    Raises:
+        ModelNotFound, DownloadFailed: as `pull_files`.
+    """
+    files, revision = list_files(reference, endpoint)
+    return [(_url(reference, file, revision, endpoint), file.size) for file in choose(reference, files)]
+
+
+def _url(reference: HuggingFaceReference, file: RepositoryFile, revision: str, endpoint: str) -> str:
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415  half a second that only who pulls from there should pay
+
+    return hf_hub_url(f"{reference.owner}/{reference.repository}", file.path, revision=revision, endpoint=endpoint)
+
+
 def list_files(reference: HuggingFaceReference, endpoint: str) -> tuple[list[RepositoryFile], str]:
     """The GGUF files of a repository, and its newest revision.
 
@@ -211,11 +227,8 @@ class _Pull:
     @contextlib.contextmanager
     def _fetched(self, file: RepositoryFile, key: str) -> Generator[Partial]:
         """A file, complete and checked, as a partial file."""
-        from huggingface_hub import hf_hub_url  # noqa: PLC0415
-
         what = f"fetching {file.path.rsplit('/', 1)[-1]}"
-        repository = f"{self.reference.owner}/{self.reference.repository}"
-        url = hf_hub_url(repository, file.path, revision=self.revision, endpoint=self.endpoint)
+        url = _url(self.reference, file, self.revision, self.endpoint)
         layer = self._layer(file)
 
         def report(done: int, total: int) -> None:

@@ -69,6 +69,17 @@ def pull_model(name: ModelName, blobs: Blobs, transfer: Transfer, progress: Prog
     return manifest
 
 
+def locate_model(name: ModelName, transfer: Transfer) -> tuple[str, int]:
+    """Where a model's weights are, and how many bytes they have.
+
+    Raises:
+        ModelNotFound, DownloadFailed: as `pull_model`.
+    """
+    base = f"{registry_url(name.host)}/v2/{name.namespace}/{name.name}"
+    weights = _fetch_manifest(name, f"{base}/manifests/{name.tag}", transfer).model
+    return f"{base}/blobs/{weights.digest}", weights.size
+
+
 def pull_blob(layer: Layer, url: str, blobs: Blobs, transfer: Transfer, progress: ProgressCallback) -> None:
     """Fetch one blob, unless it is there.
 
