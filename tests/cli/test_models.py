@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from garzone.cli import main
 from garzone.cli.models import ago
 from garzone.testing import write_tiny_model
 from tests.store.web import Web, make_wheel
@@ -174,3 +175,64 @@ def test_a_terminal_sees_a_bar(garzone: Shell) -> None:
 )
 def test_moments_are_told_in_the_largest_unit(seconds: float, said: str) -> None:
     assert ago(1e9, 1e9 + seconds) == said
+
+
+# --- completion
+
+
+@pytest.mark.parametrize(("shell", "word"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete")])
+def test_completion_prints_what_the_shell_needs(
+    shell: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    for arguments in (["completion"], ["completion", shell]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        said = capsys.readouterr()
+        assert word in said.out
+        assert "_GARZONE_COMPLETE" in said.out
+        assert "to keep it" in said.err
+    with pytest.raises(SystemExit) as ended:
+        main(["completion", "tcsh"])
+    assert ended.value.code == 2
+
+
+# --- create, cp, show
+
+
+def test_a_modelfile_becomes_a_model_that_is_shown_copied_and_removed(
+    tmp_path: Path, garzone: Shell, gguf: bytes
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "mine.gguf").write_bytes(gguf)
+    (project / "Modelfile").write_text(
+        'FROM mine.gguf\nSYSTEM """Be a pirate.\nArr."""\nPARAMETER stop "x y"\nMESSAGE user hi\nLICENSE MIT\n'
+    )
+    made = garzone("create", "pirate", "-f", str(project / "Modelfile"), "--json")
+    assert made.returncode == 0, made.stderr
+    document = json.loads(made.stdout)
+    assert (document["name"], document["system"]) == ("pirate:latest", "Be a pirate.\nArr.")
+    assert document["messages"] == [{"role": "user", "content": "hi"}]
+    assert garzone("cp", "pirate", "corsair:2").returncode == 0
+    shown = garzone("show", "-v", "corsair:2").stdout
+    for part in ("Be a pirate.", "x y", "MIT", "general.architecture", "token_embd.weight", "[64, 260]"):
+        assert part in shown
+    again = tmp_path / "again"
+    again.write_text(garzone("show", "pirate", "--modelfile").stdout)
+    remade = json.loads(garzone("create", "third", "-f", str(again), "--json").stdout)
+    assert {key: remade[key] for key in ("system", "messages", "parameters", "license", "template")} == {
+        key: document[key] for key in ("system", "messages", "parameters", "license", "template")
+    }
+    assert garzone("show", "pirate", "--system", "--license").returncode == 2
+    assert garzone("rm", "pirate", "corsair:2", "third").returncode == 0
+    assert list((garzone.models_dir / "blobs").iterdir()) == []
+
+
+def test_a_modelfile_that_cannot_be_followed_is_a_usage_error(tmp_path: Path, garzone: Shell) -> None:
+    (tmp_path / "Modelfile").write_text("FROM x\nADAPTER y\n")
+    failed = garzone("create", "x", "-f", str(tmp_path / "Modelfile"))
+    assert (failed.returncode, "line 2: ADAPTER" in failed.stderr) == (2, True)
+    assert garzone("create", "x", "-f", str(tmp_path / "none")).returncode == 2
+    assert garzone("cp", "none", "x").returncode == 3

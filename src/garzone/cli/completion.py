@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import click
 from click.shell_completion import get_completion_class
 
@@ -24,7 +26,7 @@ def completion(ctx: click.Context, shell: str | None) -> None:
     For good: eval "$(garzone completion bash)" in ~/.bashrc, likewise for zsh; for fish, write the output to
     ~/.config/fish/completions/garzone.fish.
     """
-    name = shell or Path(os.environ.get("SHELL", "")).name
+    name = PurePath(shell or "").name  # what shells say of themselves is a path
     if name not in SHELLS:
         raise UsageError(f"which shell? garzone completion {'|'.join(SHELLS)}")
     found = get_completion_class(name)
