@@ -93,6 +93,7 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
         host=settings.host,
         origins=settings.origins,
         default_model=settings.model,
+        tensors=store.tensors,
     )
     front = Front(
         activity=activity,

@@ -124,7 +124,7 @@ def test_a_request_that_takes_too_long_is_ended_and_told(tmp_path: Path, speaks:
         assert time.monotonic() - started < 10
         assert slow.closed, "the engine stopped"
         whole = httpx2.post(f"{url}/api/generate", json={**body, "stream": False}, timeout=20)
-        assert whole.status_code in (500, 504)
+        assert whole.status_code == 504
         assert numbers(url)["garzone_requests_total", "DeadlineExceeded", "other"] == 2
 
 

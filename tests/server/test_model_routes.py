@@ -33,7 +33,7 @@ def front_of(store: Store, generator: ScriptedGenerator | None = None, **given: 
     activity = Activity(observers=(metrics,))
     metered = MeteredGenerator(generator or scripted("x"), activity, deadline_s=float(given.pop("deadline_s", 0)))  # pyright: ignore
     loaded = OneLoadedModel()
-    app = build_app(metered, loaded, store, host=str(given.pop("host", "127.0.0.1")))
+    app = build_app(metered, loaded, store, tensors=store.tensors, host=str(given.pop("host", "127.0.0.1")))
     return put_front(app, Front(activity, metrics, loaded, store, **given))  # pyright: ignore[reportArgumentType]
 
 
@@ -194,3 +194,15 @@ def test_what_cannot_be_created_is_refused(url: str, store: Store, body: dict[st
 def test_push_is_refused_in_so_many_words(url: str) -> None:
     response = httpx2.post(f"{url}/api/push", json={"model": "base:1b"})
     assert (response.status_code, "does not push" in response.json()["error"]) == (501, True)
+
+
+def test_show_is_as_detailed_as_ollamas(url: str, store: Store) -> None:
+    client = ollama.Client(host=url)
+    client.create("primed", from_="base:1b", messages=[{"role": "user", "content": "hi"}])
+    shown = httpx2.post(f"{url}/api/show", json={"name": "primed", "verbose": True}).json()
+    assert shown["messages"] == [{"role": "user", "content": "hi"}]
+    assert shown["tensors"][0] == {"name": "token_embd.weight", "type": "F32", "shape": [64, 260]}
+    assert shown["modelfile"].splitlines()[1].startswith("FROM /")
+    assert (shown["system"], shown["license"]) == ("Be brief.", "MIT")
+    assert "tensors" not in httpx2.post(f"{url}/api/show", json={"model": "primed"}).json()
+    assert client.show("primed").modelinfo

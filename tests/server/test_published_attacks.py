@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ import httpx2
 import pytest
 
 from garzone.core.errors import GarzoneError
+from garzone.core.generation import ModelDetails
 from garzone.store import transfer
 from garzone.store.blobs import sha256_of
 from garzone.store.catalog import Store
 from garzone.testing import write_tiny_model
-from tests.server.conftest import running
+from tests.server.conftest import Scripted, running
 from tests.server.test_model_routes import front_of
 from tests.store.test_catalog import ollama_wrote
 from tests.store.web import Resource, Web, make_wheel
@@ -145,6 +147,30 @@ def test_cve_2024_39719_not_even_where_models_may_be_given_by_path(store: Store,
         assert ask(tmp_path / "none.gguf")[0] == 404
 
 
+@pytest.mark.parametrize("route", ["/api/show", "/api/generate", "/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_cve_2024_39719_not_even_on_loopback_where_models_may_be_given_by_path(
+    tmp_path: Path, store: Store, route: str
+) -> None:
+    (tmp_path / "there.gguf").write_bytes(SECRET)
+    (tmp_path / "cut.gguf").write_bytes(Path(store.find("base:1b").path).read_bytes()[:1000])
+
+    class FromStore(Scripted):
+        async def details(self, model: str) -> ModelDetails:
+            return store.find(model)
+
+    with running(front_of(store, FromStore(["x"], model="scripted"))) as url:
+
+        def ask(name: str) -> tuple[int, str]:
+            path = str(tmp_path / name)
+            body = {"model": path, "prompt": "x", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+            answer = httpx2.post(url + route, json=body)
+            return answer.status_code, re.sub(r"(req_|request_)[0-9a-f]+", "ID", answer.text.replace(path, "PATH"))
+
+        said = {ask(name) for name in ("there.gguf", "cut.gguf", "none.gguf", "etc", ".")}
+        assert len(said) == 1
+        assert said.pop()[0] == 404
+
+
 @pytest.mark.parametrize("raw", [b"GGUF", b"GGUF\x03\x00\x00\x00", b"GGUF" + b"\xff" * 60, b"\0" * 4, b"", b"GGU"])
 def test_cve_2024_39720_a_malformed_file_crashes_nothing(url: str, store: Store, raw: bytes) -> None:
     digest = sha256_of(raw)
@@ -241,6 +267,10 @@ def test_cve_2024_45436_an_archive_writes_nothing_outside(url: str, tmp_path: Pa
 def test_a_body_that_is_too_long_or_too_deep_is_refused(url: str) -> None:
     deep = b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert httpx2.post(f"{url}/api/create", content=deep).status_code == 400
+    nested = b'{"model":"base:1b","tools":' + b"[" * 200 + b"]" * 200 + b"}"
+    for route in ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/create"):
+        answer = httpx2.post(url + route, content=nested)
+        assert (answer.status_code, "nested more than 128 deep" in answer.text) == (400, True)
     assert httpx2.post(f"{url}/api/pull", content=b'{"model":"' + b"x" * (17 << 20) + b'"}').status_code == 413
     assert httpx2.get(f"{url}/api/tags").status_code == 200
 

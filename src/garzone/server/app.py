@@ -7,9 +7,7 @@ generator's. Tags and show ask the store only, and never wait for a model.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -26,7 +24,9 @@ from garzone import __version__
 from garzone.core.errors import GarzoneError, GenerationFailed, InvalidRequest, ModelNotFound, Unsupported
 from garzone.core.generation import Embeddings, GenerateRequest, ModelDetails, SamplingParams
 from garzone.core.ports import Embedder, LoadedModels, ModelStore, PromptCounter, TextGenerator
+from garzone.core.recipe import TensorSummary
 from garzone.server import aliases, speech
+from garzone.server.body import BodyTooLarge, read_json
 from garzone.server.dialects import (
     anthropic,
     anthropic_stream,
@@ -48,12 +48,7 @@ from garzone.server.speech import ANTHROPIC, NATIVE, OPENAI, Speech
 # follows the plus sign is build metadata in both semver and PEP 440.
 API_VERSION: Final = f"0.13.4+garzone.{__version__}"
 MAX_BODY_BYTES: Final = 256 << 20  # a long conversation with many images, base64
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _log = logging.getLogger(__name__)
-
-
-class BodyTooLarge(InvalidRequest):
-    """More bytes than `max_body_bytes` (HTTP 413)."""
 
 
 def build_app(
@@ -70,6 +65,7 @@ def build_app(
     heartbeat_s: float = HEARTBEAT_S,
     max_body_bytes: int = MAX_BODY_BYTES,
     clock: Clock | None = None,
+    tensors: Callable[[str], Sequence[TensorSummary]] | None = None,
 ) -> Starlette:
     """The ASGI application.
 
@@ -87,6 +83,7 @@ def build_app(
         heartbeat_s: how long a stream may be silent.
         max_body_bytes: longer requests are refused.
         clock: used for heartbeats instead of the real one.
+        tensors: lists what a model's file holds; None where that cannot be said.
     """
     local = host in LOCAL_NAMES and host != "0.0.0.0"  # noqa: S104  compared, not bound
     routes = _Routes(
@@ -100,6 +97,7 @@ def build_app(
         max_body_bytes=max_body_bytes,
         clock=clock or Clock(),
         paths_allowed=local,
+        tensors=tensors,
     )
 
     @asynccontextmanager
@@ -166,11 +164,12 @@ class _Routes:
         max_body_bytes: int,
         clock: Clock,
         paths_allowed: bool,
+        tensors: Callable[[str], Sequence[TensorSummary]] | None,
     ) -> None:
         self._generator, self._models, self._store = generator, models, store
         self._embedder, self._counter, self._defaults = embedder, counter, defaults
         self._heartbeat_s, self._max_body_bytes, self._clock = heartbeat_s, max_body_bytes, clock
-        self._paths_allowed = paths_allowed
+        self._paths_allowed, self._tensors = paths_allowed, tensors
 
     def table(self) -> list[Route]:
         """Path, what answers, method."""
@@ -277,7 +276,9 @@ class _Routes:
         name = body.get("model") or body.get("name")
         if not isinstance(name, str):
             raise InvalidRequest("model is required")
-        return JSONResponse(ollama_models.show_document(await self._find(name)))
+        tensors = self._tensors if body.get("verbose") else None
+        listed = await asyncio.to_thread(tensors, name) if tensors is not None else None
+        return JSONResponse(ollama_models.show_document(await self._find(name), listed))
 
     async def _v1_models(self, request: Request, request_id: str) -> Response:
         del request_id
@@ -309,14 +310,24 @@ class _Routes:
     async def _resolve(self, name: str) -> str:
         """The model that answers for a name. Raises ModelNotFound."""
         self._check_name(name)
+        store = self._store
+        if _is_path(name):
+            try:
+                await asyncio.to_thread(store.find, name)
+            except GarzoneError:
+                # Whatever is there instead: nobody can ask a server which files there are (CVE-2024-39719).
+                raise ModelNotFound(name, "no model can be read there; garzone show says why") from None
         if not aliases.is_alias(name):
             return name
-        store = self._store
         return await asyncio.to_thread(aliases.resolve, name, store.find, self._defaults, store.list_models)
 
     def _check_name(self, name: str) -> None:
-        if not self._paths_allowed and (name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf")):
+        if not self._paths_allowed and _is_path(name):
             raise ModelNotFound(name, "files are only served by path to programs on the same machine")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf")
 
 
 def _is_anthropic(request: Request) -> bool:
@@ -332,29 +343,3 @@ async def _greet(request: Request) -> Response:
 async def _version(request: Request) -> Response:
     del request
     return JSONResponse({"version": API_VERSION})
-
-
-async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The object in the body, whatever its Content-Type says. Raises InvalidRequest."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise BodyTooLarge(f"the request is longer than {max_bytes} bytes")
-    if not body.strip():
-        raise InvalidRequest("missing request body")
-    try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the request body is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("the request body must be a JSON object")
-    if _SURROGATE_ESCAPE.search(body):
-        # Half an emoji, where a client cut a string: no tokeniser takes that. As Go's decoder does.
-        whole = json.dumps(document, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        document = json.loads(whole)
-    return cast("dict[str, Any]", document)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

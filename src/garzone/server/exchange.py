@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from garzone.core.errors import (
     BackendUnavailable,
+    DeadlineExceeded,
     GarzoneError,
     ModelNotFound,
     Overloaded,
@@ -84,6 +85,8 @@ def status_of(error: GarzoneError) -> int:
     """The HTTP status that says the same in every dialect."""
     if isinstance(error, Unsupported):
         return 501
+    if isinstance(error, DeadlineExceeded):
+        return 504
     if isinstance(error, UsageError):
         return 400
     if isinstance(error, ModelNotFound):

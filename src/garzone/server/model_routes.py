@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from garzone.core.errors import DigestMismatch, GarzoneError
 from garzone.core.ports import BlobUpload, ModelLibrary, ProgressCallback
-from garzone.server.app import BodyTooLarge, read_json
+from garzone.server.body import BodyTooLarge, read_json
 from garzone.server.dialects import ollama
 from garzone.server.dialects.ollama_store import name_of, progress_line, recipe_of
 from garzone.server.exchange import status_of

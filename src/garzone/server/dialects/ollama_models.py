@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from garzone.core.generation import LoadedModel, ModelDetails
+from garzone.core.recipe import TensorSummary
+from garzone.text.modelfile import render_modelfile
 
 FOR_EVER: Final = "2318-01-01T00:00:00Z"  # Ollama adds its longest duration, 292 years, to now
 
@@ -40,11 +42,11 @@ def ps_document(models: Sequence[LoadedModel]) -> dict[str, Any]:
     }
 
 
-def show_document(model: ModelDetails) -> dict[str, Any]:
-    """`/api/show`. `model_info` is the file's metadata, without its vocabulary."""
+def show_document(model: ModelDetails, tensors: Sequence[TensorSummary] | None = None) -> dict[str, Any]:
+    """`/api/show`. `model_info` is the file's metadata, without its vocabulary; `tensors` are for who asks for them."""
     parameters = [(name, value) for name, values in model.parameters.items() for value in values]
     document: dict[str, Any] = {
-        "modelfile": _modelfile(model, parameters),
+        "modelfile": render_modelfile(model),
         "parameters": "\n".join(f"{name:<30} {_quoted(value)}" for name, value in parameters),
         "template": model.template,
         "details": _details(model),
@@ -56,6 +58,12 @@ def show_document(model: ModelDetails) -> dict[str, Any]:
         document["license"] = model.license
     if model.system:
         document["system"] = model.system
+    if model.messages:
+        document["messages"] = [{"role": each.role.value, "content": each.text} for each in model.messages]
+    if tensors is not None:
+        document["tensors"] = [
+            {"name": tensor.name, "type": tensor.kind, "shape": list(tensor.shape)} for tensor in tensors
+        ]
     return document
 
 
@@ -85,18 +93,6 @@ def _details(model: ModelDetails) -> dict[str, Any]:
         "context_length": model.context_tokens,
         "embedding_length": model.embedding_length,
     }
-
-
-def _modelfile(model: ModelDetails, parameters: Sequence[tuple[str, str]]) -> str:
-    lines = [f"FROM {model.path or model.name}"]
-    if model.template:
-        lines.append(f'TEMPLATE """{model.template}"""')
-    if model.system:
-        lines.append(f'SYSTEM """{model.system}"""')
-    lines += [f"PARAMETER {name} {_quoted(value)}" for name, value in parameters]
-    if model.license:
-        lines.append(f'LICENSE """{model.license}"""')
-    return "\n".join(lines) + "\n"
 
 
 def _quoted(value: str) -> str:
