@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,39 @@ def quality(**given: Any) -> None:
     from garzone.cli.bench_quality import measure  # noqa: PLC0415 - much that `bench speed` does not need
 
     measure(given)
+
+
+@bench.command(name="server")
+@click.option("--clients", default=200, show_default=True, type=click.IntRange(1), help="Streams at the same time.")
+@click.option("--requests", default=10_000, show_default=True, type=click.IntRange(40), help="For memory to stay flat.")
+@click.option(
+    "--pull-mb", default=512, show_default=True, type=click.IntRange(0), help="Size of the model that is pulled."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write server.json here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def server_command(clients: int, requests: int, pull_mb: int, out: Path | None, as_json: bool) -> None:
+    """What the server adds to the engine, whether many clients get their own answers, and how fast it pulls.
+
+    Exit code 1: a number misses its goal.
+    """
+    from garzone.bench import server as server_bench  # noqa: PLC0415 - much that `bench speed` does not need
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        numbers = server_bench.measure(
+            num_clients=clients, num_requests=requests, pull_mebibytes=pull_mb, progress=status.update
+        )
+    document = json.dumps([asdict(number) for number in numbers], indent=2)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "server.json").write_text(document + "\n")
+    if as_json:
+        click.echo(document)
+    else:
+        table = Table("", "measured", "goal", "", box=None)
+        for number in numbers:
+            verdict = "" if number.ok is None else "ok" if number.ok else "MISSED"
+            table.add_row(number.name, f"{number.value:.1f} {number.unit}", number.goal, verdict)
+        rich.print(table)
+    if any(number.ok is False for number in numbers):
+        raise click.exceptions.Exit(1)
