@@ -1,4 +1,4 @@
-"""Small real servers for the clients' tests: one speaks Ollama's protocol, one OpenAI's, and both can misbehave.
+"""Small real servers for the clients' tests: they speak Ollama's, OpenAI's and Anthropic's protocol, and can misbehave.
 
 What they answer is in `Script`; what they were asked, and whether somebody hung up on them, is recorded there.
 """
@@ -34,6 +34,7 @@ class Script:
     thinking: str = ""
     tool_call: dict[str, Any] | None = None
     finish: str = "stop"
+    answers_as: str = ""  # the model that an answer says it is from; "" for the one that was asked
     delay_s: float = 0.0  # before every piece
     endless: bool = False
     break_after: int | None = None  # pieces, then the connection is cut
@@ -41,6 +42,7 @@ class Script:
     garbage_after: int | None = None  # pieces, then something that is not JSON
     stop_short: bool = False  # ends without its last line
     failures: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])  # answered first, in order
+    retry_after: str = "0"  # what goes with a failure
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
     hung_up: threading.Event = field(default_factory=threading.Event)
     asked: threading.Event = field(default_factory=threading.Event)  # for an answer
@@ -91,7 +93,7 @@ async def _asked(request: Request, script: Script) -> tuple[dict[str, Any], Resp
     if script.failures and request.method == "POST" and not request.url.path.endswith("show"):
         status, said = script.failures.pop(0)
         kind = "application/json" if said.startswith(b"{") else "text/html"
-        return body, Response(said, status, {"Retry-After": "0"}, media_type=kind)
+        return body, Response(said, status, {"Retry-After": script.retry_after}, media_type=kind)
     return body, None
 
 
@@ -246,5 +248,88 @@ def openai_app(current: Callable[[], Script], *, owned_by: str = "openai") -> St
             Route("/v1/models", models),
             Route("/props", props if local else missing),
             Route("/tokenize", tokenize if local else missing, methods=["POST"]),
+        ]
+    )
+
+
+def anthropic_app(current: Callable[[], Script]) -> Starlette:
+    """As Anthropic's API answers; without its version header it refuses, and so does this."""
+
+    def refused(status: int, kind: str, message: str) -> Response:
+        return JSONResponse({"type": "error", "error": {"type": kind, "message": message}}, status)
+
+    async def messages(request: Request) -> Response:
+        script = current()
+        body, failure = await _asked(request, script)
+        if failure:
+            return failure
+        if "anthropic-version" not in request.headers:
+            return refused(400, "invalid_request_error", "anthropic-version: header is required")
+        if body["model"] != MODEL:
+            return refused(404, "not_found_error", f"model: {body['model']}")
+
+        def event(kind: str, **fields: Any) -> bytes:
+            return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+        def block(index: int, start: dict[str, Any], deltas: list[dict[str, Any]]) -> bytes:
+            pieces = [event("content_block_delta", index=index, delta=delta) for delta in deltas]
+            first = event("content_block_start", index=index, content_block=start)
+            return b"".join([first, *pieces, event("content_block_stop", index=index)])
+
+        async def stream() -> AsyncGenerator[bytes]:
+            count = 0
+            usage = {"input_tokens": 5, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2}
+            message = {"id": "msg_1", "role": "assistant", "model": script.answers_as or MODEL, "content": []}
+            yield event("message_start", message={**message, "usage": {**usage, "output_tokens": 1}})
+            yield event("ping")
+            if script.thinking:
+                yield block(0, {"type": "thinking"}, [{"type": "thinking_delta", "thinking": script.thinking}])
+            yield event("content_block_start", index=1, content_block={"type": "text", "text": ""})
+            async with contextlib.aclosing(_pieces(script)) as pieces:
+                async for piece in pieces:
+                    if script.error_after == count:
+                        yield event("error", error={"type": "api_error", "message": "out of memory"})
+                        return
+                    if script.garbage_after == count:
+                        yield b"<html>what is this</html>\n"
+                        return
+                    yield event("content_block_delta", index=1, delta={"type": "text_delta", "text": piece})
+                    count += 1
+            yield event("content_block_stop", index=1)
+            if script.stop_short:
+                return
+            if script.tool_call:
+                text = json.dumps(script.tool_call["arguments"])
+                start = {"type": "tool_use", "id": "toolu_1", "name": script.tool_call["name"], "input": {}}
+                parts = [{"type": "input_json_delta", "partial_json": part} for part in (text[:4], text[4:])]
+                yield block(2, start, parts)
+            reasons = {"stop": "end_turn", "length": "max_tokens"}
+            reason = "tool_use" if script.tool_call else reasons.get(script.finish, script.finish)
+            yield event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 7})
+            yield event("message_stop")
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def models(request: Request) -> Response:
+        script = current()
+        await _asked(request, script)
+        if "anthropic-version" not in request.headers:
+            return refused(400, "invalid_request_error", "anthropic-version: header is required")
+        entry = {"type": "model", "id": MODEL, "display_name": MODEL, "max_input_tokens": CONTEXT}
+        return JSONResponse({"data": [entry], "has_more": False, "first_id": MODEL, "last_id": MODEL})
+
+    async def model(request: Request) -> Response:
+        script = current()
+        await _asked(request, script)
+        if request.path_params["name"] != MODEL:
+            script.requests.append(("looked up", {"model": request.path_params["name"]}))
+            return refused(404, "not_found_error", f"model: {request.path_params['name']}")
+        return JSONResponse({"type": "model", "id": MODEL, "display_name": MODEL, "max_input_tokens": CONTEXT})
+
+    return Starlette(
+        routes=[
+            Route("/v1/messages", messages, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{name}", model),
         ]
     )

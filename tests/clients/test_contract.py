@@ -7,12 +7,16 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
 from garzone.clients import open_client, transport
+from garzone.clients.anthropic import AnthropicClient
 from garzone.clients.ollama import OllamaClient
 from garzone.clients.openai import OpenAIClient
 from garzone.core.chat import Message, Role, ToolCall, ToolSpec
@@ -26,7 +30,9 @@ from garzone.core.errors import (
 )
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams
 from garzone.core.ports import TextGenerator
-from tests.clients.servers import CONTEXT, DIGEST, MODEL, Script, ollama_app, openai_app, serving
+from tests.clients.servers import CONTEXT, DIGEST, MODEL, Script, anthropic_app, ollama_app, openai_app, serving
+
+CLIENTS: dict[str, Callable[..., TextGenerator]] = {"ollama": OllamaClient, "anthropic": AnthropicClient}
 
 
 @dataclass
@@ -40,10 +46,10 @@ class Backend:
 
     @property
     def path(self) -> str:
-        return "/api/chat" if self.kind == "ollama" else "/v1/chat/completions"
+        return {"ollama": "/api/chat", "anthropic": "/v1/messages"}.get(self.kind, "/v1/chat/completions")
 
 
-@pytest.fixture(params=["ollama", "openai", "llamacpp"], scope="module")
+@pytest.fixture(params=["ollama", "openai", "llamacpp", "anthropic"], scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, list[Script]]]:
     """Kind, URL and, in a list, the script that counts. One server for all tests: starting them is what takes long."""
     scripts = [Script()]
@@ -55,10 +61,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, list[Scri
 def backend(server: tuple[str, str, list[Script]]) -> Backend:
     kind, url, scripts = server
     scripts.append(Script())
-    return Backend(kind, url, scripts[-1], OllamaClient if kind == "ollama" else OpenAIClient)
+    return Backend(kind, url, scripts[-1], CLIENTS.get(kind, OpenAIClient))
 
 
 def _app(kind: str, current: Callable[[], Script]) -> Starlette:
+    if kind == "anthropic":
+        return anthropic_app(current)
     return ollama_app(current) if kind == "ollama" else openai_app(current, owned_by=kind)
 
 
@@ -123,7 +131,8 @@ async def test_a_tool_call_comes_back_parsed(backend: Backend) -> None:
     calls = [call for delta in deltas for call in delta.tool_calls]
     assert [(call.name, call.arguments) for call in calls] == [("look", {"path": "a.py", "lines": [1, 2]})]
     assert deltas[-1].finish_reason is FinishReason.TOOL_CALLS
-    assert backend.script.bodies(backend.path)[0]["tools"][0]["function"]["name"] == "look"
+    sent = backend.script.bodies(backend.path)[0]["tools"][0]
+    assert (sent if backend.kind == "anthropic" else sent["function"])["name"] == "look"
 
 
 async def test_a_conversation_with_tools_is_sent_as_it_was(backend: Backend) -> None:
@@ -136,6 +145,13 @@ async def test_a_conversation_with_tools_is_sent_as_it_was(backend: Backend) -> 
     async with _client(backend) as client:
         await _all(client, GenerateRequest(model=MODEL, messages=messages))
     sent = backend.script.bodies(backend.path)[0]["messages"]
+    if backend.kind == "anthropic":
+        assert backend.script.bodies(backend.path)[0]["system"] == "Be brief."
+        assert [message["role"] for message in sent] == ["user", "assistant", "user"]
+        assert sent[1]["content"] == [{"type": "tool_use", "id": "call_1", "name": "look", "input": {"path": "ä"}}]
+        assert sent[2]["content"][0]["tool_use_id"] == "call_1"
+        assert sent[2]["content"][0]["content"] == [{"type": "text", "text": "found"}]
+        return
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "tool"]
     arguments = sent[2]["tool_calls"][0]["function"]["arguments"]
     assert (arguments if backend.kind == "ollama" else json.loads(arguments)) == {"path": "ä"}
@@ -145,6 +161,15 @@ async def test_a_conversation_with_tools_is_sent_as_it_was(backend: Backend) -> 
 async def test_sampling_and_schema_are_sent(backend: Backend) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     sampling = SamplingParams(temperature=0.1, top_p=0.5, seed=7, max_tokens=99, stop=("\n\n",))
+    if backend.kind == "anthropic":  # has neither seeds nor schemas, and says so of what changes the answer
+        async with _client(backend) as client:
+            await _all(client, _chat(sampling=sampling))
+            with pytest.raises(InvalidRequest, match="schema"):
+                await _all(client, _chat(output_schema=schema))
+        [body] = backend.script.bodies(backend.path)
+        assert (body["temperature"], body["max_tokens"], body["stop_sequences"]) == (0.1, 99, ["\n\n"])
+        assert not {"seed", "top_p", "top_k"} & set(body)
+        return
     async with _client(backend) as client:
         await _all(client, _chat(sampling=sampling, output_schema=schema))
     body = backend.script.bodies(backend.path)[0]
@@ -194,14 +219,12 @@ async def test_the_server_says_who_really_answers(backend: Backend) -> None:
         served = await client.served_by(MODEL)
         details = await client.details(MODEL)
     assert served.model == MODEL
-    assert served.backend == {"ollama": "ollama", "openai": "organization", "llamacpp": "llamacpp"}.get(
-        backend.kind
-    ) or (served.backend == backend.kind)
+    assert served.backend == backend.kind
     assert served.digest == (f"sha256:{DIGEST}" if backend.kind == "ollama" else "")
     assert details.context_tokens == CONTEXT
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 503, 529])
 async def test_a_busy_server_is_asked_again_before_anything_arrived(backend: Backend, status: int) -> None:
     backend.script.failures = [(status, b'{"error": "busy"}')] * 2
     async with _client(backend) as client:
@@ -366,6 +389,11 @@ async def test_several_answers_at_once_do_not_mix(backend: Backend) -> None:
 
 async def test_a_prompt_without_messages_is_completed(backend: Backend) -> None:
     request = GenerateRequest(model=MODEL, prompt="def f(", suffix="return 1", raw=True)
+    if backend.kind == "anthropic":
+        async with _client(backend) as client:
+            with pytest.raises(InvalidRequest, match="raw"):
+                await _all(client, request)
+        return
     async with _client(backend) as client:
         deltas = await _all(client, request)
     assert "".join(delta.text for delta in deltas) == "Hello, wörld"
@@ -377,6 +405,33 @@ async def test_a_prompt_without_messages_is_completed(backend: Backend) -> None:
 async def test_the_kind_of_server_is_found_out_by_asking(backend: Backend) -> None:
     for url in (backend.url, backend.url + "/v1", backend.url + "/"):
         client = await open_client(url)
-        assert isinstance(client, OllamaClient if backend.kind == "ollama" else OpenAIClient)
+        assert type(client) is CLIENTS.get(backend.kind, OpenAIClient)
         assert (await _all(client, _chat()))[-1].finish_reason is FinishReason.STOP
         await client.aclose()
+
+
+async def test_a_model_that_answers_under_another_name_is_named(backend: Backend) -> None:
+    if backend.kind != "anthropic":
+        pytest.skip("only Anthropic resolves a name like `claude-x` to a dated model, and says which")
+    backend.script.answers_as = f"{MODEL}-20260101"
+    async with _client(backend) as client:
+        deltas = await _all(client, _chat())
+        assert (await client.served_by(MODEL)).model == f"{MODEL}-20260101"
+    usage = deltas[-1].usage
+    assert usage
+    assert usage.cached_tokens == 4
+
+
+async def test_how_long_a_busy_server_asks_to_wait_is_honoured(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    clock = SimpleNamespace(sleep=lambda seconds: waits.append(seconds) or asyncio.sleep(0))
+    monkeypatch.setattr(transport, "asyncio", clock)
+    soon = format_datetime(datetime.now(tz=UTC) + timedelta(seconds=9), usegmt=True)
+    for asked, least, most in (("7", 7, 7), ("2.5", 2.5, 2.5), (soon, 7, 9), ("86400", 20, 20), ("soon", 0.25, 0.25)):
+        backend.script.retry_after = asked
+        backend.script.failures = [(529, b'{"error": {"message": "busy"}}')]
+        async with _client(backend) as client:
+            await _all(client, _chat())
+        assert least <= waits[-1] <= most, (asked, waits)

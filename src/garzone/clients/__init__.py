@@ -1,4 +1,4 @@
-"""Other programs that generate text, as TextGenerators: a real Ollama, and anything that speaks OpenAI's protocol.
+"""Other programs that generate text, as TextGenerators: by Ollama's protocol, by OpenAI's, by Anthropic's.
 
 `open_client` asks a server what it is. Nothing here ever falls back to another model or server than the one asked for.
 """

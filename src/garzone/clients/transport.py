@@ -12,6 +12,8 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -197,8 +199,7 @@ class Transport:
                     await response.aclose()
                 if not isinstance(failure, Overloaded) or attempt >= MAX_ATTEMPTS:
                     raise failure
-                after = response.headers.get("retry-after", "")
-                wait_s = min(MAX_WAIT_S, max(wait_s, float(after) if after.isdigit() else 0.0))
+                wait_s = min(MAX_WAIT_S, max(wait_s, _retry_after_s(response.headers.get("retry-after", ""))))
             await asyncio.sleep(wait_s)
 
     async def _read(self, response: httpx2.Response) -> bytes:
@@ -216,7 +217,7 @@ class Transport:
         """What a status other than 200 means."""
         status = response.status_code
         message, fields = error_message(body)
-        if status in (429, 503):
+        if status in (429, 503, 529):  # 529: Anthropic's own for overloaded
             return Overloaded(f"{self.base_url}: too busy (HTTP {status}: {message}); try again later")
         if status in (400, 413, 422, 500) and (overflow := _overflow(message, fields, asked)):
             return overflow
@@ -231,6 +232,19 @@ class Transport:
         if status == 500:
             return GenerationFailed(f"{self.base_url}: failed: {message}")
         return BackendUnavailable(f"{self.base_url}: HTTP {status}: {message}")
+
+
+def _retry_after_s(value: str) -> float:
+    """What a Retry-After header asks for, in seconds: a number, or a date (RFC 9110, 10.2.3); 0 for anything else."""
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max((at - datetime.now(tz=at.tzinfo or UTC)).total_seconds(), 0.0)
 
 
 def error_message(body: bytes) -> tuple[str, dict[str, Any]]:
