@@ -36,7 +36,8 @@ class Settings:
     `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device
     (`AMD`, `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is
     loaded with when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays
-    loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine. `max_loaded`
+    loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine, `backend_key` what
+    that server asks for. `max_loaded`
     models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
     `num_parallel` requests for one model are answered at the same time (0: as many as there is memory for).
     `origins` are web pages that may call the server besides local ones. `api_key` must come with every request, ""
@@ -55,6 +56,7 @@ class Settings:
     max_queue: int = 512
     load_timeout_s: float = 300.0
     backend: str | None = None
+    backend_key: str = field(default="", repr=False)
     max_loaded: int = 3
     max_memory_bytes: int = 0
     num_parallel: int = 0
@@ -96,6 +98,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         ("GARZONE_DEVICE", "device", str),
         ("GARZONE_MODEL", "model", str),
         ("GARZONE_BACKEND", "backend", str),
+        ("GARZONE_BACKEND_KEY", "backend_key", str),
         ("GARZONE_NUM_CTX", "num_ctx", int),
         ("OLLAMA_MAX_LOADED_MODELS", "max_loaded", int),
         ("OLLAMA_MAX_QUEUE", "max_queue", int),

@@ -57,7 +57,7 @@ async def open_generator(settings: Settings, backend: str | None = None) -> Text
         BackendUnavailable: nothing that speaks a known protocol answers there.
     """
     url = backend or settings.backend
-    return await open_client(url) if url else open_runner_pool(settings)
+    return await open_client(url, api_key=settings.backend_key) if url else open_runner_pool(settings)
 
 
 def open_ledger(settings: Settings) -> Ledger:
