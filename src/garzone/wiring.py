@@ -14,6 +14,7 @@ from garzone.clients import open_client
 from garzone.core.errors import GarzoneError
 from garzone.delegate.counting import TokenCounter
 from garzone.delegate.history import LedgerHistory
+from garzone.delegate.journal import Journals
 from garzone.delegate.ledger import Ledger
 from garzone.runner.process import RunnerPool
 from garzone.server.activity import Activity
@@ -33,6 +34,7 @@ __all__ = [
     "build_server",
     "open_counter",
     "open_generator",
+    "open_journals",
     "open_ledger",
     "open_runner_pool",
     "open_sandbox",
@@ -58,6 +60,11 @@ async def open_generator(settings: Settings, backend: str | None = None) -> Text
     """
     url = backend or settings.backend
     return await open_client(url, api_key=settings.backend_key) if url else open_runner_pool(settings)
+
+
+def open_journals(settings: Settings) -> Journals:
+    """Where unfinished tasks keep their answers; made on first use."""
+    return Journals(settings.home / "tasks")
 
 
 def open_ledger(settings: Settings) -> Ledger:

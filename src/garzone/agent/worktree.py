@@ -205,12 +205,26 @@ class Worktree:
         commit = git.text("rev-parse", "HEAD")
         base, number = branch, 1
         while not git.succeeds("update-ref", f"refs/heads/{branch}", commit, "0" * 40):
+            if self._is_same(git, branch, commit):
+                break  # of this task, killed after the commit and done again
             number += 1
             if number > 99:
                 raise RepositoryError(f"branch {base} exists, and so do 98 others like it: delete some")
             branch = f"{base}-{number}"
         patch, files = self._difference(git, self.repository.head, commit)
         return Change(branch, patch, files)
+
+    @staticmethod
+    def _is_same(git: Git, branch: str, commit: str) -> bool:
+        """Whether a branch has the same files on top of the same commit."""
+        try:
+            ours, theirs = (
+                [git.text("rev-parse", "--verify", f"{name}{what}") for what in ("^{tree}", "^")]
+                for name in (commit, f"refs/heads/{branch}")
+            )
+        except GitFailed:
+            return False  # no such branch (its name is in the way of another), or one without a parent
+        return ours == theirs
 
     @staticmethod
     def _difference(git: Git, before: str, after: str) -> tuple[str, tuple[FileChange, ...]]:

@@ -24,7 +24,7 @@ from garzone import config, wiring
 from garzone.agent.events import Listener
 from garzone.cli.progress import TaskProgress
 from garzone.cli.report import plain_report, render_report
-from garzone.core.errors import ModelNotFound
+from garzone.core.errors import ModelNotFound, UsageError
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
 from garzone.delegate.run import decide, new_task_id, require_possible, run
 
@@ -35,7 +35,7 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
     candidates, rounds, timeout_s = default["num_candidates"], default["max_rounds"], default["timeout_s"]
     option, whole = click.option, click.IntRange
     options = (
-        click.argument("kind", type=click.Choice([kind.value for kind in TaskKind])),
+        click.argument("kind", type=click.Choice([kind.value for kind in TaskKind]), required=False),
         click.argument("instruction", default=""),
         option("--repo", type=click.Path(path_type=Path), default=".", help="The git repository.  [default: .]"),
         option("--file", "files", multiple=True, help="A file the task is about, relative to --repo; repeatable."),
@@ -57,8 +57,9 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @_task_options
 @click.option("--caller", default="cli", hidden=True, help="Who asks, for the ledger.")
+@click.option("--resume", metavar="ID", help="Go on with a task that was killed; takes no other flags of a task.")
 @click.pass_context
-def delegate(ctx: click.Context, as_json: bool, caller: str, **given: Any) -> None:
+def delegate(ctx: click.Context, as_json: bool, caller: str, resume: str | None, **given: Any) -> None:
     """Hand one bounded task to a local model; get a proved result on a branch.
 
     Example: garzone delegate fix "take() adds instead of subtracting" --file inventory.py --check "pytest -q"
@@ -67,9 +68,10 @@ def delegate(ctx: click.Context, as_json: bool, caller: str, **given: Any) -> No
     here; 130: interrupted.
     """
     settings = config.load()
-    task = _task(settings, given)
+    task = _resumed(ctx, settings, resume) if resume else _task(settings, given)
     require_possible(task)
     errors = Console(stderr=True)
+    errors.print(f"task {task.id}", style="dim", highlight=False)
     progress = TaskProgress(errors, num_candidates=task.num_candidates, max_rounds=task.max_rounds)
 
     def render(report: Report) -> str:
@@ -130,6 +132,7 @@ async def _delegate(
                 call_text=call_text,
                 render=render,
                 counter=wiring.open_counter(settings, task.model),
+                journals=wiring.open_journals(settings),
             )
     except ModelNotFound as error:
         if "pull" in str(error):
@@ -164,7 +167,22 @@ def terminated_as_interrupted() -> Generator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
+def _resumed(ctx: click.Context, settings: config.Settings, task_id: str) -> Task:
+    """The task as it was given; flags that would change it are refused."""
+    given = [
+        parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.name or "").upper()
+        for parameter in ctx.command.params
+        if parameter.name not in ("resume", "as_json", "caller")
+        and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"--resume goes on with the task as it was: leave out {', '.join(given)}")
+    return wiring.open_journals(settings).find(task_id)
+
+
 def _task(settings: config.Settings, given: dict[str, Any]) -> Task:
+    if given["kind"] is None:
+        raise UsageError(f"which kind of task? One of: {', '.join(kind.value for kind in TaskKind)}")
     return Task(
         id=new_task_id(),
         kind=TaskKind(given["kind"]),

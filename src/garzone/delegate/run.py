@@ -22,6 +22,7 @@ from garzone.delegate import pricing
 from garzone.delegate.apply import apply_branch
 from garzone.delegate.counting import TokenCounter
 from garzone.delegate.energy import EnergyMeter
+from garzone.delegate.journal import Journal, Journaled, Journals
 from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
 from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
 
@@ -64,6 +65,7 @@ async def run(
     call_text: str | None = None,
     render: Callable[[Report], str] | None = None,
     counter: TokenCounter | None = None,
+    journals: Journals | None = None,
 ) -> Report:
     """Do a task and book it.
 
@@ -77,6 +79,8 @@ async def run(
         call_text: the tool call or command line as the coordinator wrote it; None: its arguments.
         render: the text the coordinator will read of a report; None: `result_text`.
         counter: counts the tokens of both; None: the rule of thumb.
+        journals: where answers are kept, so that the task can go on if this process is killed; None: nowhere. A task
+            that has a journal there goes on.
 
     Returns:
         The report, with `savings`; `notes` say what went wrong beside the task itself.
@@ -103,8 +107,8 @@ async def run(
     booked = _Candidates(ledger, row, on_event)
     meter = EnergyMeter()
     try:
-        with meter:
-            report = await run_task(task, generator, sandbox, on_event=booked)
+        with meter, journals.begin(task) if journals else contextlib.nullcontext() as journal:
+            report = await _worked(task, generator, sandbox, booked, journal)
         if task.apply:
             report = _applied(task, report)
     except asyncio.CancelledError:
@@ -133,6 +137,23 @@ async def run(
     except LedgerError as error:  # the work is done: handing it over matters more than booking it
         report = replace(report, notes=(*report.notes, f"not booked: {error}"))
     return report
+
+
+async def _worked(
+    task: Task, generator: TextGenerator, sandbox: Sandbox, booked: _Candidates, journal: Journal | None
+) -> Report:
+    """The worker's report. Its journal is kept only where the task broke off and might go on."""
+    if journal is None:
+        return await run_task(task, generator, sandbox, on_event=booked)
+    num_known = journal.num_answers
+    try:
+        report = await run_task(task, Journaled(generator, journal), sandbox, on_event=booked)
+    except UsageError:
+        journal.forget()  # the task itself is wrong
+        raise
+    journal.forget()
+    note = f"went on from {num_known} answers of a run that was interrupted; every check ran again"
+    return replace(report, notes=(*report.notes, note)) if num_known else report
 
 
 async def decline(
