@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help demo test check test-slow test-gpu e2e-coordinators lock clean system
+.PHONY: help demo test check test-slow test-gpu e2e-ui e2e-coordinators lock clean system
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -27,6 +27,9 @@ test-gpu: .venv/dev ## tests that need a GPU
 
 e2e-coordinators: .venv/dev ## the real Claude Code and OpenClaw delegate to smollm2:135m; prints what they spent
 	@$(PY) -m pytest -m coordinators tests/coordinators -rA --timeout 900
+
+e2e-ui: .venv/dev ## the page in a real Chromium: content, colours, light and dark
+	@$(PY) -m pytest -m slow tests/e2e/test_ui_for_real.py -rs
 
 lock: .venv/dev  ## write the lock files again from pyproject.toml
 	@tools/lock

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -221,3 +222,34 @@ def test_hanging_up_is_counted_as_what_it_is(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert numbers(url)["garzone_requests_total", "cancelled", "other"] == 1
+
+
+class Gradual(Scripted):
+    """Half a second of words."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
+        for _ in range(10):
+            yield Delta(text="word ")
+            await asyncio.sleep(0.05)
+        yield Delta(finish_reason=FinishReason.STOP, usage=Usage())
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    connection.settimeout(20)
+    rest = b""
+    while chunk := connection.recv(65536):
+        rest += chunk
+    return rest
+
+
+def test_a_server_that_stops_lets_short_answers_end_and_tells_long_ones(tmp_path: Path) -> None:
+    with running(front_of(Store(tmp_path), Gradual(["x"], model="scripted"))) as url:
+        short = send(url, "/api/generate", {"model": "scripted", "prompt": "x"})
+        begun = short.recv(65536)
+    answer = begun + rest_of(short)
+    assert answer.count(b"word ") == 10
+    assert b'"done": true' in answer or b'"done":true' in answer
+    with running(front_of(Store(tmp_path), Slow())) as url:
+        endless = send(url, "/api/generate", {"model": "scripted", "prompt": "x"})
+        begun = endless.recv(65536)
+    assert b"the server is shutting down" in begun + rest_of(endless)

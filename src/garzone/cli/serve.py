@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -19,7 +20,6 @@ from garzone.core.errors import BackendUnavailable, UnavailableError
 from garzone.server.listener import open_listener
 from garzone.wiring import build_server, open_store
 
-GRACE_S = 5  # how long answers in flight may take to end after the first Ctrl-C
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -36,22 +36,36 @@ def serve(host: str | None, port: int | None, device: str | None, model: str | N
     listener = open_listener(settings.host, settings.port)
     address, bound_port = listener.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
-        click.secho(
-            f"garzone: WARNING: listening on {address}: everyone who reaches this machine can use the models on it",
-            fg="red",
-            bold=True,
-            err=True,
-        )
+        _warn(address, has_key=bool(settings.api_key))
     shown = f"[{address}]" if ":" in address else address
-    click.echo(f"garzone: listening on http://{shown}:{bound_port}", err=True)
+    click.echo(f"garzone: listening on http://{shown}:{bound_port} (what it does: /ui)", err=True)
     app = build_server(settings, preload=model)
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # What is still under way then is told so, as the last thing it hears (server/lifecycle.py).
+            timeout_graceful_shutdown=max(1, math.ceil(settings.shutdown_grace_s)),
         )
     )
     with contextlib.closing(listener):
         server.run(sockets=[listener])
+
+
+def _warn(address: str, *, has_key: bool) -> None:
+    if has_key:
+        said = f"garzone: listening on {address}: whoever has the API key can use, fetch and delete models"
+        click.secho(said, fg="yellow", err=True)
+        return
+    click.secho(
+        f"garzone: WARNING: listening on {address} without an API key: everyone who reaches this machine can use, "
+        "fetch and delete its models. Set GARZONE_API_KEY (or api_key in config.toml), or listen on 127.0.0.1",
+        fg="red",
+        bold=True,
+        err=True,
+    )
 
 
 @click.command()
@@ -62,13 +76,14 @@ def ps(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models, indent=2))
         return
-    table = Table("NAME", "ID", "SIZE", "CONTEXT", "UNTIL", box=None)
+    table = Table("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", box=None)
     for model in models:
         digest = str(model.get("digest", "")).removeprefix("sha256:")[:12]
         table.add_row(
             model["name"],
             digest,
             f"{model.get('size', 0) / 1e9:.1f} GB",
+            "100% GPU" if model.get("size_vram") else "100% CPU",
             str(model.get("context_length", "")),
             _until(str(model.get("expires_at", ""))),
         )
@@ -85,15 +100,19 @@ def stop(reference: str) -> None:
 
 def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """One request to the server that should be running; its errors become ours."""
-    url = server_url(config.load())
+    settings = config.load()
+    url = server_url(settings)
+    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
-        response = httpx2.request(method, url + path, json=body, timeout=30, trust_env=False)
+        response = httpx2.request(method, url + path, json=body, headers=headers, timeout=30, trust_env=False)
     except httpx2.TransportError as error:
         raise BackendUnavailable(f"no server answers at {url}; start one with: garzone serve") from error
     answer: Any = None
     with contextlib.suppress(ValueError):
         answer = response.json()
     document = cast(dict[str, Any], answer) if isinstance(answer, dict) else {}
+    if response.status_code == 401:
+        raise UnavailableError(f"{url} wants an API key; set GARZONE_API_KEY to the one it was started with")
     if response.is_error:
         raise UnavailableError(str(document.get("error") or f"{url}{path}: HTTP {response.status_code}"))
     return document
