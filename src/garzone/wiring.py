@@ -99,6 +99,7 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
         preload=preload,
         host=settings.host,
         origins=settings.origins,
+        embedder=pool,
         default_model=settings.model,
         tensors=store.tensors,
     )

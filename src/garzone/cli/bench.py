@@ -75,6 +75,60 @@ def speed(  # noqa: PLR0917 - click passes them by name
 
 
 @bench.command()
+@click.argument("reference")
+@click.option("--peer-python", help="A Python that has llama-cpp-python: measure llama.cpp in turns with garzone.")
+@click.option("--device", help="tinygrad device.  [default: the best one here]")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns each side takes.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(["candidates", "concurrent", "edit", "prefix", "grammar"]),
+    help="Only this comparison; repeatable.",
+)
+@click.option("--num-ctx", default=4096, show_default=True, type=click.IntRange(4096), help="Context in tokens.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write scheduling.json here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def scheduling(  # noqa: PLR0917 - click passes them by name
+    reference: str,
+    peer_python: str | None,
+    device: str | None,
+    rounds: int,
+    only: tuple[str, ...],
+    num_ctx: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """What batching, drafts, kept prefixes and grammars do to a model's speed, next to llama.cpp if it is given."""
+    from garzone.bench import scheduling as scheduling_bench  # noqa: PLC0415 - it loads the engine
+
+    settings = config.load(device=device)
+    path = Path(open_store(settings).find(reference).path)
+    with Console(stderr=True).status("starting") as status:
+        report = scheduling_bench.measure(
+            path,
+            device=settings.device,
+            num_ctx=num_ctx,
+            rounds=rounds,
+            peer_python=peer_python,
+            only=only,
+            progress=status.update,
+        )
+    document = json.dumps(report.to_json(), indent=2)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "scheduling.json").write_text(document + "\n")
+    if as_json:
+        click.echo(document)
+        return
+    table = Table("", "ours", "against", "times better", "goal", "", box=None)
+    for one in report.findings:
+        ours, peer = f"{one.ours:.1f} {one.unit}", f"{one.peer:.1f} {one.unit}"
+        table.add_row(one.name, ours, peer, f"{one.times:.2f}", one.goal, one.note)
+    rich.print(f"{report.model} on {report.machine}" + (f", next to {report.peer}" if report.peer else ""))
+    rich.print(table)
+
+
+@bench.command()
 @click.option(
     "--data",
     required=True,
