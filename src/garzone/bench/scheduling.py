@@ -120,7 +120,12 @@ class Bench:
         """Something that answers requests."""
         model = self.model
         if said:
-            model = replace(model, new_sampler=lambda _params, _history: _Forced(said))
+
+            def forced(params: SamplingParams, history: Sequence[int]) -> _Forced:
+                del params, history
+                return _Forced(said)
+
+            model = replace(model, new_sampler=forced)
         return Desk(model, folder)
 
     @staticmethod
