@@ -287,7 +287,14 @@ def test_fill_in_the_middle_and_embeddings_are_seen_in_the_header(tmp_path: Path
         return details.read_header(file).capabilities
 
     assert found() == ("completion",)
-    assert found(tokenizer__ggml__fim_pre_token_id=5) == ("completion", "insert")
+    ids = {f"tokenizer__ggml__fim_{part}_token_id": 5 for part in ("pre", "suf", "mid")}
+    assert found(**ids) == ("completion", "insert")
+    del ids["tokenizer__ggml__fim_mid_token_id"]
+    assert found(**ids) == ("completion",)
+    qwen = ["a", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+    assert found(tokenizer__ggml__tokens=qwen) == ("completion", "insert")
+    assert found(tokenizer__ggml__tokens=qwen[:3]) == ("completion",)
+    assert found(tokenizer__ggml__tokens=["[SUFFIX]", "[PREFIX]"]) == ("completion", "insert")
     assert found(bert__pooling_type=1) == ("embedding",)
 
 

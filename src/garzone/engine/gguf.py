@@ -122,6 +122,14 @@ class Metadata(Mapping[str, Any]):
         """Of the header they are from."""
         return len(self._header)
 
+    def lists(self, key: str, text: str) -> bool:
+        """Whether an array of strings has that one; a large array is searched without reading it."""
+        value = self._values.get(key)
+        if not isinstance(value, _Array):
+            return isinstance(value, list) and text in value
+        raw = text.encode()
+        return value.kind == _STRING and self._header.find(_U64.pack(len(raw)) + raw, value.start) >= 0
+
     def is_array(self, key: str) -> bool:
         """True if the value is an array; does not read it."""
         return isinstance(self._values[key], _Array | list | np.ndarray)

@@ -21,7 +21,7 @@ from garzone.core.generation import Grammar, Pooling, SamplingParams
 from garzone.engine.row import Row
 from garzone.runner.protocol import Load
 from garzone.scheduler.sequence import Drafter
-from garzone.text.vocabulary import Vocabulary
+from garzone.text.vocabulary import CODESTRAL_FIM, Vocabulary
 
 _LAST_POOLING: Final = 3  # llama.cpp's enum llama_pooling_type; 1 is the mean
 
@@ -272,7 +272,7 @@ def fill_in_of(vocabulary: Vocabulary) -> FillIn | None:
     pre, suf, mid = (vocabulary.fim.get(name) for name in ("fim_pre", "fim_suf", "fim_mid"))
     if pre is not None and suf is not None and mid is not None:
         return FillIn((pre,), (suf,), (mid,))
-    after, before = (vocabulary.ids.get(text) for text in ("[SUFFIX]", "[PREFIX]"))
+    after, before = (vocabulary.ids.get(text) for text in CODESTRAL_FIM)
     if after is not None and before is not None:
         return FillIn((after,), (before,), (), suffix_first=True)
     return None

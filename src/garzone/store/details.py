@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from garzone.core.errors import GGUFError
 from garzone.engine.gguf import GGUFFile
-from garzone.text.chat_template import template_capabilities
+from garzone.text.chat_template import fills_in, template_capabilities
 
 # `enum llama_ftype` in https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h, named as Ollama names them
 _FILE_TYPES: Final = {
@@ -120,8 +120,8 @@ def _capabilities(metadata: Mapping[str, Any], family: str, template: str) -> tu
     if f"{family}.pooling_type" in metadata:  # what marks embedding models, for Ollama too
         return ("embedding",)
     found = ["completion", *(template_capabilities(template) if template else ())]
-    if any(key in metadata for key in ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")):
-        found.append("insert")
+    # whatever a template says, a gap is shown with the vocabulary's own tokens
+    found = [name for name in found if name != "insert"] + (["insert"] if fills_in(metadata) else [])
     return tuple(dict.fromkeys(found))
 
 

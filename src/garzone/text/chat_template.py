@@ -18,7 +18,7 @@ from jinja2.exceptions import TemplateSyntaxError
 from garzone.core.chat import ImagePart, Message, ToolSpec
 from garzone.core.errors import InvalidRequest
 from garzone.text.template_sandbox import MAX_SOURCE_CHARS, TemplateLimit, TemplateSandbox, bounded
-from garzone.text.vocabulary import FIM_TEXTS, PREFIX
+from garzone.text.vocabulary import CODESTRAL_FIM, FIM_TEXTS, PREFIX
 
 _TESTS_CONTENT_FOR_NONE: Final = re.compile(r"content(?:['\"]\])?\s+is\s+none", re.IGNORECASE)
 _WANTS_SHORT_IDS: Final = re.compile(r"id\s*\|\s*length\s*!=\s*9")  # Mistral's refuse all other ids
@@ -160,12 +160,13 @@ def template_capabilities(source: str, metadata: Mapping[str, Any] | None = None
         found.append("tools")
     if re.search(r"</?think>|\benable_thinking\b|\breasoning_content\b|\breasoning_effort\b|\.Think(?:ing)?\b", source):
         found.append("thinking")
-    if re.search(r"\.Suffix\b", source) or (metadata is not None and _fills_in(metadata)):
+    if re.search(r"\.Suffix\b", source) or (metadata is not None and fills_in(metadata)):
         found.append("insert")
     return tuple(found)
 
 
-def _fills_in(metadata: Mapping[str, Any]) -> bool:
+def fills_in(metadata: Mapping[str, Any]) -> bool:
+    """Whether a vocabulary has the tokens that gaps are shown with: prefix, suffix and middle, or Codestral's two."""
     older = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
     missing = [
         name for name in older
@@ -173,9 +174,15 @@ def _fills_in(metadata: Mapping[str, Any]) -> bool:
     ]  # fmt: skip
     if not missing:
         return True
-    listed = metadata.get(f"{PREFIX}tokens")
+    key = f"{PREFIX}tokens"
+    lists = getattr(metadata, "lists", None)  # a GGUF header is searched without reading a vocabulary from it
+    listed = metadata.get(key) if lists is None else None
     tokens = frozenset(cast("list[str]", listed)) if isinstance(listed, list) else frozenset[str]()
-    return all(not tokens.isdisjoint(FIM_TEXTS[name]) for name in missing)
+
+    def has(text: str) -> bool:
+        return bool(lists(key, text)) if lists is not None else text in tokens
+
+    return all(any(map(has, FIM_TEXTS[name])) for name in missing) or all(map(has, CODESTRAL_FIM))
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

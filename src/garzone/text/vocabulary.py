@@ -56,6 +56,7 @@ FIM_TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
 }  # fmt: skip
+CODESTRAL_FIM: Final = ("[SUFFIX]", "[PREFIX]")  # in this order, and nothing in the middle
 _ENDING_FIM: Final = ("fim_pad", "fim_rep", "fim_sep")
 _ALWAYS_SHOWN: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # gpt-oss
 
