@@ -65,6 +65,10 @@ class Settings:
     api_key: str = field(default="", repr=False)
     request_timeout_s: float = 0.0
     shutdown_grace_s: float = 5.0
+    gateway_upstream: str = "https://api.anthropic.com"
+    gateway_forward: tuple[str, ...] = ("claude-*",)
+    gateway_local: tuple[str, ...] = ()
+    gateway_background: tuple[str, ...] = ("*title*", "*summar*")
 
     @property
     def ledger_path(self) -> Path:

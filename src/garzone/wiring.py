@@ -20,6 +20,7 @@ from garzone.runner.process import RunnerPool
 from garzone.server.activity import Activity
 from garzone.server.app import build_app
 from garzone.server.front import Front, put_front
+from garzone.server.gateway import GatewayRules
 from garzone.server.metering import MeteredGenerator
 from garzone.server.metrics import Metrics
 from garzone.store.catalog import Store
@@ -85,8 +86,14 @@ def open_counter(settings: Settings, model: str) -> TokenCounter:
     return TokenCounter(Path(details.path), details.name) if details and details.path else TokenCounter()
 
 
-def build_server(settings: Settings, *, preload: str | None = None) -> Starlette:
-    """The API server over the embedded engine; closing it ends every runner process."""
+def build_server(settings: Settings, *, preload: str | None = None, gateway: bool = False) -> Starlette:
+    """The API server over the embedded engine; closing it ends every runner process.
+
+    Args:
+        settings: what it runs with.
+        preload: a model to load at once.
+        gateway: whether requests for the coordinator's models are passed on.
+    """
     store = open_store(settings)
     pool = RunnerPool(store, settings, max_loaded=settings.max_loaded)
     metrics = Metrics()
@@ -102,6 +109,7 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
         embedder=pool,
         default_model=settings.model,
         tensors=store.tensors,
+        gateway=_gateway_rules(settings, preload or settings.model) if gateway else None,
     )
     front = Front(
         activity=activity,
@@ -113,3 +121,13 @@ def build_server(settings: Settings, *, preload: str | None = None) -> Starlette
         api_key=settings.api_key,
     )
     return put_front(app, front)
+
+
+def _gateway_rules(settings: Settings, model: str) -> GatewayRules:
+    return GatewayRules(
+        model,
+        upstream=settings.gateway_upstream,
+        forward=settings.gateway_forward,
+        local=settings.gateway_local,
+        background=settings.gateway_background,
+    )

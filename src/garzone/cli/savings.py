@@ -6,6 +6,8 @@ import json
 import re
 import time
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -15,7 +17,9 @@ from rich.table import Table
 from garzone import config, wiring
 from garzone.core.errors import UsageError
 from garzone.delegate import pricing
-from garzone.delegate.totals import Totals, by, total
+from garzone.delegate.ledger import Ledger
+from garzone.delegate.reconcile import reconcile as reconcile_ledger
+from garzone.delegate.totals import Totals, by, cumulative, total
 
 BAR_CELLS = 24
 _UNITS_S = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -23,16 +27,24 @@ _UNITS_S = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 @click.command()
 @click.option("--since", metavar="D", help="Only tasks since: 12h, 7d, 4w, or a date (2026-11-01).")
+@click.option("--reconcile", is_flag=True, help="First read coordinators' transcripts for what was really billed.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write savings.png and .json here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def savings(since: str | None, as_json: bool) -> None:
-    """Show what delegating saved, net of failures, against each alternative."""
+def savings(since: str | None, reconcile: bool, out: Path | None, as_json: bool) -> None:
+    """Show what delegating saved, net of failures, against each alternative.
+
+    --reconcile reads Claude Code's, OpenClaw's and Clawdbot's transcripts on this machine, and changes none of them.
+    """
     settings = config.load()
     start = parse_since(since, time.time()) if since else 0.0
-    entries = wiring.open_ledger(settings).entries(start)
+    ledger = wiring.open_ledger(settings)
+    if reconcile:
+        _reconcile(ledger)
+    entries = ledger.entries(start)
     everything = total(entries)
     groups = by(entries, lambda entry: (entry.model, entry.kind))
-    if as_json:
-        document = {
+    if as_json or out:
+        document: dict[str, Any] = {
             "since": since,
             **everything.to_json(),
             "groups": [{"model": t.label[0], "kind": t.label[1], **t.to_json()} for t in groups],
@@ -40,8 +52,13 @@ def savings(since: str | None, as_json: bool) -> None:
             "method": _method(everything),
             "price_source": pricing.PRICE_SOURCE,
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
+        if out:
+            from garzone.bench.savings_plot import write_savings  # noqa: PLC0415 - needs the bench extra
+
+            write_savings(entries, document, out)
+        if as_json:
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            return
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
@@ -50,10 +67,25 @@ def savings(since: str | None, as_json: bool) -> None:
         console.print(f"No task in the ledger{span} ({settings.ledger_path}). Tasks are booked by: garzone delegate")
         return
     _show(console, everything, groups)
+    _show_course(console, cumulative(entries, pricing.ALONE))
+    _show_method(console, everything)
 
 
 def _method(everything: Totals) -> str:
     return pricing.method(" or ".join(everything.counted_by) or "4 characters a token")
+
+
+def _reconcile(ledger: Ledger) -> None:
+    dirs = config.program_dirs()
+    places = {
+        "claude-code": dirs.claude / "projects",
+        "openclaw": dirs.openclaw / "agents",
+        "clawdbot": dirs.clawdbot / "agents",
+    }
+    found = reconcile_ledger(ledger, places)
+    Console(stderr=True).print(
+        f"found {found.num_tasks} of {found.num_in_ledger} tasks in {found.num_files} transcripts", highlight=False
+    )
 
 
 def parse_since(text: str, now: float) -> float:
@@ -107,12 +139,33 @@ def _show(console: Console, everything: Totals, groups: list[Totals]) -> None:
         )
     console.print(detail)
     console.print()
+
+
+def _show_course(console: Console, course: list[float]) -> None:
+    """What was saved so far, task after task."""
+    if len(course) > 1:
+        ends = f"{course[0]:+,.0f} to {course[-1]:+,.0f} tokens"
+        console.print(f"net against doing it alone, task after task: {sparkline(course)}  {ends}", highlight=False)
+        console.print()
+
+
+def _show_method(console: Console, everything: Totals) -> None:
+    billed = f"{everything.num_billed} as billed, the rest " if everything.num_billed else ""
+    energy = f"Energy of the device: {everything.energy_joules:,.0f} J. " if everything.energy_joules else ""
     console.print(
-        f"[dim]{everything.num_estimated} of {everything.num_tasks} tasks are estimated: {escape(_method(everything))} "
-        f"Only proved tasks count as saved; all else is booked as a loss. {escape(pricing.PRICE_SOURCE)}: "
+        f"[dim]{everything.num_tasks} tasks, {billed}estimated: {escape(_method(everything))} "
+        f"Only proved tasks count as saved; all else is booked as a loss. {energy}{escape(pricing.PRICE_SOURCE)}: "
         f"coordinator {pricing.COORDINATOR.model}, sub-agent {pricing.CHEAP.model}.[/]",
         highlight=False,
     )
+
+
+def sparkline(values: list[float], cells: int = 48) -> str:
+    """A line of so many cells at most; each shows the last value of its share."""
+    step = max(1, -(-len(values) // cells))
+    shown = [values[min(at + step, len(values)) - 1] for at in range(0, len(values), step)]
+    low, high = min(shown), max(shown)
+    return "".join("▁▂▃▄▅▆▇█"[round((value - low) / ((high - low) or 1) * 7)] for value in shown)
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

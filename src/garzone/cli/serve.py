@@ -28,8 +28,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 11434]")
 @click.option("--device", help="tinygrad device: AMD, CUDA, METAL, CPU.  [default: the best one here]")
 @click.option("--model", help="Load this model at once instead of on the first request.")
-def serve(host: str | None, port: int | None, device: str | None, model: str | None) -> None:
-    """Run the API server: the Ollama and OpenAI protocols on one port."""
+@click.option("--gateway", is_flag=True, help="Pass claude-* on to Anthropic, and answer small background calls here.")
+def serve(host: str | None, port: int | None, device: str | None, model: str | None, gateway: bool) -> None:
+    """Run the API server: the Ollama, OpenAI and Anthropic protocols on one port.
+
+    --gateway: what is passed on, and what is not, are gateway_forward, gateway_local and gateway_background in
+    config.toml (docs/delegation.md).
+    """
     settings = config.load(host=host, port=port, device=device)
     if model:
         open_store(settings).find(model)  # a name that is wrong is better known now than in the log
@@ -39,7 +44,7 @@ def serve(host: str | None, port: int | None, device: str | None, model: str | N
         _warn(address, has_key=bool(settings.api_key))
     shown = f"[{address}]" if ":" in address else address
     click.echo(f"garzone: listening on http://{shown}:{bound_port} (what it does: /ui)", err=True)
-    app = build_server(settings, preload=model)
+    app = build_server(settings, preload=model, gateway=gateway)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

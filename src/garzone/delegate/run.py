@@ -170,7 +170,7 @@ async def decline(
     Returns:
         What the coordinator reads: why, and what to do instead.
     """
-    text = declined_text(decision)
+    text = declined_text(decision, task.id)
     spent = pricing.Spent(await counter.count(call_text), await counter.count(text))
     size_bytes = sum(file.size_bytes for file in file_facts(task))
     with contextlib.suppress(LedgerError):  # the answer matters more than booking it
@@ -220,12 +220,13 @@ def result_text(report: Report) -> str:
     return _cut(head, RESULT_CHARS - 1 - len(tail)) + tail
 
 
-def declined_text(decision: RouteDecision) -> str:
-    """What a coordinator reads of a task that it should do itself, or put differently."""
+def declined_text(decision: RouteDecision, task_id: str) -> str:
+    """What a coordinator reads of a task that it should do itself, or put differently. Under RESULT_CHARS."""
+    tail = f" [garzone {task_id}]"
     text = f"declined, nothing was run: {decision.reason}"
     if decision.suggestion:
         text += ". Instead: " + "; ".join(decision.suggestion)
-    return _cut(text, RESULT_CHARS - 1)
+    return _cut(text, RESULT_CHARS - 1 - len(tail)) + tail
 
 
 def _cut(text: str, max_chars: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from garzone.delegate import pricing
@@ -101,6 +102,13 @@ def by(entries: Iterable[Entry], key: Callable[[Entry], tuple[str, ...]]) -> lis
     for entry in entries:
         groups.setdefault(key(entry), []).append(entry)
     return sorted((total(members, label) for label, members in groups.items()), key=lambda t: (-t.num_tasks, t.label))
+
+
+def cumulative(entries: Iterable[Entry], baseline: str) -> list[float]:
+    """Net tokens against a baseline after each task that ended, the oldest first."""
+    ended = [entry for entry in entries if entry.outcome != RUNNING]
+    nets = (pricing.net(e.outcome, e.baseline_tokens.get(baseline, 0), e.spent_tokens) for e in ended)
+    return list(accumulate(nets))
 
 
 def _net(name: str, ended: list[Entry]) -> Net:

@@ -40,6 +40,7 @@ from garzone.server.dialects import (
     openai_responses_stream,
 )
 from garzone.server.exchange import EmbedExchange, Exchange
+from garzone.server.gateway import Gateway, GatewayRules
 from garzone.server.lifecycle import HEARTBEAT_S, Answer, Clock, unless_hung_up
 from garzone.server.origins import LOCAL_NAMES, Guard
 from garzone.server.speech import ANTHROPIC, NATIVE, OPENAI, Speech
@@ -66,6 +67,7 @@ def build_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     clock: Clock | None = None,
     tensors: Callable[[str], Sequence[TensorSummary]] | None = None,
+    gateway: GatewayRules | None = None,
 ) -> Starlette:
     """The ASGI application.
 
@@ -84,6 +86,7 @@ def build_app(
         max_body_bytes: longer requests are refused.
         clock: used for heartbeats instead of the real one.
         tensors: lists what a model's file holds; None where that cannot be said.
+        gateway: what of /v1/messages goes to another server; None: nothing.
     """
     local = host in LOCAL_NAMES and host != "0.0.0.0"  # noqa: S104  compared, not bound
     routes = _Routes(
@@ -114,7 +117,10 @@ def build_app(
     return Starlette(
         routes=routes.table(),
         lifespan=lifespan,
-        middleware=[Middleware(Guard, check_host=local, origins=origins)],
+        middleware=[
+            Middleware(Guard, check_host=local, origins=origins),
+            *([Middleware(Gateway, rules=gateway, max_body_bytes=max_body_bytes)] if gateway else []),
+        ],
         exception_handlers={404: _not_found, HTTPException: _http_error, Exception: _bug},
     )
 
