@@ -2,19 +2,18 @@
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from garzone.bench.policy_streams import mixed_stream, personal_stream, simulate, summarise
 from garzone.core.task import Route, TaskKind
-from garzone.delegate.policy import Belief, FileFacts, History, Observation, TaskFacts, believe, route, stakes
+from garzone.delegate.policy import Belief, FileFacts, History, Observation, TaskFacts, believe, route
 from tests.numbers import record_number
 
 FACTS = TaskFacts(TaskKind.FIX, "off by one in paginate", repo="/r", model="m", files=(FileFacts("a.py", 2000),))
-NUM_TASKS = 2000
 
 
 def seen(facts: TaskFacts, proved: bool) -> Observation:
@@ -99,111 +98,40 @@ def test_the_spread_of_a_belief_is_that_of_a_beta_distribution() -> None:
     assert Belief(300, 100).deviation < 0.03
 
 
-# --- simulated streams with known success probabilities
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Regret in tokens, against an oracle that knows every probability."""
-
-    policy: float
-    always: float
-    never: float
-    optimum: float
-    calibration_error: float
-
-    @property
-    def worst_baseline_beaten(self) -> float:
-        """The policy's regret as a share of the better one of the two fixed policies' regrets."""
-        return self.policy / min(self.always, self.never)
-
-
-def personal_stream(rng: random.Random) -> Iterator[tuple[TaskFacts, float]]:
-    """One person, one model, two repositories: what is mechanical mostly works, what is not mostly does not."""
-    easy = {TaskKind.COMPLETE: 0.9, TaskKind.FIX: 0.75, TaskKind.DOCS: 0.85, TaskKind.TESTS: 0.7}
-    hard = {TaskKind.REFACTOR: 0.15, TaskKind.TRANSLATE: 0.08, TaskKind.REVIEW: 0.05, TaskKind.IMPLEMENT: 0.04}
-    rates = easy | hard
-    for _ in range(NUM_TASKS):
-        kind = rng.choice(list(rates))
-        size = rng.choice([1500, 8000])
-        facts = TaskFacts(
-            kind,
-            "do it",
-            repo=rng.choice(["/a", "/b"]),
-            model="m",
-            files=(FileFacts("a.py", size),),
-            baseline_tokens=round(rng.lognormvariate(math.log(1500 + size / 8), 0.4)),
-        )
-        yield facts, rates[kind] + (0.05 if size < 4000 else -0.03)
-
-
-def mixed_stream(rng: random.Random, *, average: float) -> Iterator[tuple[TaskFacts, float]]:
-    """Three repositories, two models, and a probability of its own for every cell: harder than life."""
-
-    def logistic(value: float) -> float:
-        return 1 / (1 + math.exp(-value))
-
-    kinds = list(TaskKind)
-    by_kind = {kind: rng.gauss(average, 2.0) for kind in kinds}
-    by_model = {model: rng.gauss(0, 0.7) for model in ("m1", "m2")}
-    by_repo = {repo: rng.gauss(0, 0.5) for repo in ("/a", "/b", "/c")}
-    by_size = {1500: 0.5, 8000: 0.0, 40000: -1.0}
-    cells: dict[tuple[object, ...], float] = {}
-    for _ in range(NUM_TASKS):
-        kind, model = rng.choice(kinds), rng.choice(list(by_model))
-        repo, size = rng.choice(list(by_repo)), rng.choice(list(by_size))
-        common = by_kind[kind] + by_model[model] + by_repo[repo] + by_size[size]
-        probability = cells.setdefault((kind, model, repo, size), logistic(common + rng.gauss(0, 0.6)))
-        tokens = round(rng.lognormvariate(math.log(1200 + size / 8), 0.5))
-        yield (
-            TaskFacts(kind, "do it", repo=repo, model=model, files=(FileFacts("a.py", size),), baseline_tokens=tokens),
-            probability,
-        )
-
-
-def simulate(stream: Iterator[tuple[TaskFacts, float]], rng: random.Random) -> Outcome:
-    """Let the policy decide every task of a stream, learning from those that it delegates."""
-    history = History()
-    policy = always = never = optimum = 0.0
-    bins: dict[int, list[tuple[float, bool]]] = {}
-    for number, (facts, probability) in enumerate(stream):
-        gain, loss = stakes(facts)
-        value = probability * gain - (1 - probability) * loss
-        best = max(value, 0.0)
-        optimum += best
-        always += best - value
-        never += best
-        decision = route(facts, history)
-        proved = rng.random() < probability
-        if decision.route is Route.COORDINATOR:
-            policy += best
-            continue
-        policy += best - value
-        if number >= 500:
-            bins.setdefault(int(decision.success_probability * 10), []).append((decision.success_probability, proved))
-        history.record(seen(facts, proved))
-    num = sum(map(len, bins.values()))
-    error = sum(abs(sum(p for p, _ in members) - sum(proved for _, proved in members)) for members in bins.values())
-    return Outcome(policy, always, never, optimum, error / num)
+# --- simulated streams with known success probabilities: see bench.policy_streams
 
 
 def test_regret_is_at_most_a_tenth_of_the_better_fixed_policys_and_probabilities_are_calibrated() -> None:
-    outcomes = [simulate(personal_stream(random.Random(seed)), random.Random(seed + 1000)) for seed in range(10)]
-    regret = sorted(outcome.worst_baseline_beaten for outcome in outcomes)
-    error = sorted(outcome.calibration_error for outcome in outcomes)
-    record_number("policy: regret / better fixed policy's, worst of 10 streams of 2,000", regret[-1], "at most 0.10")
-    record_number("policy: calibration error after 500, worst of 10", error[-1], "under 0.05")
-    assert regret[-1] <= 0.10
-    assert error[-1] < 0.05
+    streams = [personal_stream(random.Random(seed)) for seed in range(10)]
+    outcomes = [simulate(stream, random.Random(seed + 1000)) for seed, stream in enumerate(streams)]
+    summary = summarise("personal", outcomes)
+    record_number(
+        "policy: regret / better fixed policy's, worst of 10 streams of 2,000", summary.worst_regret_ratio, "<= 0.10"
+    )
+    record_number("policy: calibration error after 500, worst of 10", summary.worst_calibration_error, "under 0.05")
+    assert summary.worst_regret_ratio <= 0.10
+    assert summary.worst_calibration_error < 0.05
 
 
 @pytest.mark.parametrize("average", [-1.0, 0.0, 1.0])
 def test_in_harder_streams_little_of_what_could_be_saved_is_missed(average: float) -> None:
-    outcomes = [
-        simulate(mixed_stream(random.Random(seed), average=average), random.Random(seed + 1000)) for seed in range(5)
-    ]
-    missed = sorted(outcome.policy / outcome.optimum for outcome in outcomes)[2]
-    record_number(f"policy: share of the optimum missed in mixed streams ({average:+.0f})", missed, "at most 0.10")
-    assert missed <= 0.10
-    assert sorted(outcome.calibration_error for outcome in outcomes)[2] < 0.05
+    streams = [mixed_stream(random.Random(seed), average=average) for seed in range(5)]
+    outcomes = [simulate(stream, random.Random(seed + 1000)) for seed, stream in enumerate(streams)]
+    summary = summarise("mixed", outcomes)
+    record_number(f"policy: share of the optimum missed in mixed streams ({average:+.0f})", summary.missed, "<= 0.10")
+    assert summary.missed <= 0.10
+    assert summary.calibration_error < 0.05
     assert all(outcome.policy < outcome.never for outcome in outcomes)
+
+
+def test_what_a_model_shows_in_one_kind_counts_in_another() -> None:
+    strong = History.of([seen(replace(FACTS, kind=TaskKind.FIX), True)] * 30)
+    other_model = History.of([seen(replace(FACTS, model="other", kind=TaskKind.FIX), False)] * 30)
+    both = History.of(
+        [seen(replace(FACTS, kind=TaskKind.FIX), True)] * 30
+        + [seen(replace(FACTS, model="other", kind=TaskKind.FIX), False)] * 30
+    )
+    docs = replace(FACTS, kind=TaskKind.DOCS)
+    assert believe(docs, both).mean > believe(docs, History()).mean
+    assert believe(replace(docs, model="other"), both).mean < believe(docs, History()).mean
+    assert believe(docs, strong).num_observed == believe(docs, other_model).num_observed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,13 +24,13 @@ def write_savings(entries: Sequence[Entry], document: dict[str, Any], directory:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "savings.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
+        drawing: Any = importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise UnavailableError("a plot needs matplotlib: pip install 'garzone[bench]'") from error
     times = [datetime.fromtimestamp(entry.started_at, UTC) for entry in entries if entry.outcome != RUNNING]
-    figure: Any = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure: Any = drawing.Figure(figsize=(8, 4.5), layout="constrained")
+    agg.FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     for name in (pricing.ALONE, pricing.SUB_AGENT):
         axes.step(times, cumulative(entries, name), where="post", label=f"against {name}")

@@ -36,7 +36,9 @@ PRIOR = {
     TaskKind.IMPLEMENT: 0.40,
 }
 PRIOR_TASKS = 2.0
-LEVEL_TASKS = 10.0  # how many tasks of its own a finer cell needs to weigh as much as the coarser one it lies in
+# How many tasks of its own a finer cell needs to weigh as much as what is known around it. Of 6, 10 and 16, the one
+# with the smallest regret and the best calibration in all four simulated streams (garzone bench delegation).
+LEVEL_TASKS = 16.0
 UNCHECKED = 0.15  # without a check nothing can be proved, whatever the model
 SIZES = ((4_000, "small"), (16_000, "medium"))  # bytes; beyond: large. 16 kB is half of an 8k context in code
 CURIOSITY = 0.3  # standard deviations of doubt in a cell's favour, so that a bad start is not the end
@@ -137,7 +139,9 @@ class History:
 
     def record(self, seen: Observation) -> None:
         """One more task has ended."""
-        for cell in _cells(seen.repo, seen.kind, seen.model, size_class(seen.size_bytes)):
+        size = size_class(seen.size_bytes)
+        factors = ((f"{name}:{value}", seen.kind) for name, value in _factors(seen.model, size, seen.repo))
+        for cell in (*_cells(seen.repo, seen.kind, seen.model, size), *factors):
             proved, not_proved = self._counts.get(cell, (0, 0))
             self._counts[cell] = (proved + seen.proved, not_proved + (not seen.proved))
 
@@ -154,16 +158,44 @@ def size_class(size_bytes: int) -> str:
 def believe(facts: TaskFacts, history: History) -> Belief:
     """How likely this task is to end proved.
 
-    Each cell (kind; with the model; with the size; with the repository) is a Beta posterior whose prior is the mean of
-    the cell around it, worth LEVEL_TASKS tasks: a new repository starts from what the model did elsewhere.
+    Each cell (kind; with the model; with the size; with the repository) is a Beta posterior worth LEVEL_TASKS tasks
+    before its own. Its prior is the mean of the cell around it, moved by what the new model, size or repository did to
+    tasks of all kinds: a model that is strong at fixes is likely to be at refactoring, and a new repository starts from
+    what the model did elsewhere.
     """
-    mean = PRIOR[facts.kind] if facts.has_check else UNCHECKED
-    weight, alpha, beta, num_observed = PRIOR_TASKS, 0.0, 0.0, 0
-    for cell in _cells(facts.repo, facts.kind.value, facts.model, facts.size):
-        proved, not_proved = history.counts(cell)
-        alpha, beta = mean * weight + proved, (1 - mean) * weight + not_proved
-        mean, weight, num_observed = alpha / (alpha + beta), LEVEL_TASKS, proved + not_proved
-    return Belief(alpha, beta, num_observed)
+    table = {kind.value: PRIOR[kind] if facts.has_check else UNCHECKED for kind in PRIOR}
+    means = {kind: _posterior(history, (kind,), mean, PRIOR_TASKS).mean for kind, mean in table.items()}
+    cells = _cells(facts.repo, facts.kind.value, facts.model, facts.size)
+    belief = _posterior(history, cells[0], table[facts.kind.value], PRIOR_TASKS)
+    for cell, (name, value) in zip(cells[1:], _factors(facts.model, facts.size, facts.repo), strict=True):
+        shift = _log_odds_shift(history, f"{name}:{value}", means)
+        belief = _posterior(history, cell, _moved(belief.mean, shift), LEVEL_TASKS)
+    return belief
+
+
+def _posterior(history: History, cell: tuple[str, ...], mean: float, weight: float) -> Belief:
+    proved, not_proved = history.counts(cell)
+    return Belief(mean * weight + proved, (1 - mean) * weight + not_proved, proved + not_proved)
+
+
+def _log_odds_shift(history: History, factor: str, means: dict[str, float]) -> float:
+    """How much better than their kinds the tasks of a model, size or repository ended, over all kinds."""
+    proved = total = expected = 0.0
+    for kind, mean in means.items():
+        good, bad = history.counts((factor, kind))
+        proved, total, expected = proved + good, total + good + bad, expected + (good + bad) * mean
+    if not total:
+        return 0.0
+    usual = expected / total
+    return _log_odds((proved + usual * LEVEL_TASKS) / (total + LEVEL_TASKS)) - _log_odds(usual)
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _moved(probability: float, shift: float) -> float:
+    return 1 / (1 + math.exp(-_log_odds(probability) - shift))
 
 
 def stakes(facts: TaskFacts) -> tuple[float, float]:
@@ -214,3 +246,8 @@ def route(facts: TaskFacts, history: History) -> RouteDecision:
 def _cells(repo: str, kind: str, model: str, size: str) -> tuple[tuple[str, ...], ...]:
     """From the coarsest to the finest."""
     return ((kind,), (kind, model), (kind, model, size), (kind, model, size, repo))
+
+
+def _factors(model: str, size: str, repo: str) -> tuple[tuple[str, str], ...]:
+    """What each cell has that the one around it does not, in the order of `_cells`."""
+    return (("model", model), ("size", size), ("repo", repo))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.pricing import Billed
@@ -76,10 +78,8 @@ def _openclaw_sessions(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _unpacked(packed: bytes | None) -> str:
-    try:
-        from compression import zstd  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - Python 3.14 and later
-    except ImportError:
-        return ""
+    """What was compressed with Zstandard, which Python reads from 3.14 on; "" before."""
     with contextlib.suppress(Exception):
-        return zstd.decompress(packed or b"").decode()  # pyright: ignore
+        zstd: Any = importlib.import_module("compression.zstd")
+        return str(zstd.decompress(packed or b"").decode())
     return ""
