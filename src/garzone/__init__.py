@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from garzone.api import Garzone, code_review, implement_feature, query_local_coder
+    from garzone.api import Garzone, code_review, delegate_task, implement_feature, query_local_coder
 
 __version__ = "0.1.0"
-__all__ = ["Garzone", "__version__", "code_review", "implement_feature", "query_local_coder"]
+__all__ = ["Garzone", "__version__", "code_review", "delegate_task", "implement_feature", "query_local_coder"]
 
 
 def __getattr__(name: str) -> Any:

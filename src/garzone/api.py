@@ -1,12 +1,16 @@
 """The Python API people import: `Garzone`, and three functions for a single question. Adds nothing but convenience.
 
-from garzone import Garzone, query_local_coder
+from garzone import Garzone, delegate_task, query_local_coder
 
 print(query_local_coder("Write a regex for ISO dates", model="smollm2:135m"))
 
+report = delegate_task("fix", "off by one in paginate", repo=".", check="pytest -q")
+print(report.verdict.value, report.branch)
+
 async with Garzone() as g:
     report = await g.delegate("fix", "off by one in paginate", repo=".", check="pytest -q")
-    print(report.verdict, report.branch)
+
+More in `examples/`, which the tests run.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from garzone.core.errors import UsageError
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams
 from garzone.core.ports import TextGenerator
 from garzone.core.task import Report, Task, TaskKind
-from garzone.delegate.run import new_task_id, run
+from garzone.delegate.policy import RouteDecision
+from garzone.delegate.run import decide, new_task_id, run
 
-__all__ = ["DEFAULT_MODEL", "Garzone", "code_review", "implement_feature", "query_local_coder"]
+__all__ = ["DEFAULT_MODEL", "Garzone", "code_review", "delegate_task", "implement_feature", "query_local_coder"]
 
 TEMPERATURE = 0.1  # of the three functions: code wants the likeliest answer
 _T = TypeVar("_T")
@@ -126,6 +131,29 @@ class Garzone:
         counter = wiring.open_counter(self._settings, task.model)
         return await run(task, self.generator, sandbox, ledger, on_event=on_event, caller="api", counter=counter)
 
+    async def route(
+        self,
+        kind: TaskKind | str,
+        instruction: str = "",
+        *,
+        repo: str | Path = ".",
+        files: Sequence[str] = (),
+        check: str | None = None,
+        model: str | None = None,
+    ) -> RouteDecision:
+        """Who should do a task, what delegating it is worth, and why, from what the ledger has seen. Runs nothing."""
+        task = Task(
+            id=new_task_id(),
+            kind=_kind(kind),
+            instruction=instruction,
+            repo=Path(repo),
+            files=tuple(files),
+            check=check,
+            model=model or self.model,
+            backend=self._backend,
+        )
+        return await asyncio.to_thread(decide, task, wiring.open_ledger(self._settings))
+
     async def generate(self, prompt: str, *, model: str | None = None, **sampling: Any) -> str:
         """One answer to one prompt. `sampling` are fields of SamplingParams: temperature, max_tokens, seed, ..."""
         return await self.chat([Message.of(Role.USER, prompt)], model=model, **sampling)
@@ -153,6 +181,55 @@ class Garzone:
         async with aclosing(self.generator.generate(request)) as deltas:
             async for delta in deltas:
                 yield delta
+
+
+def delegate_task(
+    kind: TaskKind | str,
+    instruction: str = "",
+    *,
+    repo: str | Path = ".",
+    files: Sequence[str] = (),
+    check: str | None = None,
+    model: str | None = None,
+    backend: str | None = None,
+    candidates: int = 4,
+    rounds: int = 2,
+    timeout_s: float = 600.0,
+    apply: bool = False,
+    unsandboxed: bool = False,
+    on_event: Listener | None = None,
+) -> Report:
+    """Do one bounded task and wait for it: `Garzone.delegate` for those without an event loop.
+
+    Returns:
+        The report; a task that failed is one too. The result is on `report.branch`.
+
+    Raises:
+        UsageError, UnavailableError, LedgerError: as `Garzone.delegate`.
+
+    Example:
+        >>> report = delegate_task("fix", "take() adds", repo="shop", check="pytest -q")
+        >>> if report.verdict is Verdict.PROVED:
+        ...     print("git merge", report.branch)
+    """
+
+    async def work() -> Report:
+        async with Garzone(backend, model=model) as garzone:
+            return await garzone.delegate(
+                kind,
+                instruction,
+                repo=repo,
+                files=files,
+                check=check,
+                candidates=candidates,
+                rounds=rounds,
+                timeout_s=timeout_s,
+                apply=apply,
+                unsandboxed=unsandboxed,
+                on_event=on_event,
+            )
+
+    return _wait(work())
 
 
 def query_local_coder(prompt: str, model: str = DEFAULT_MODEL, *, backend: str | None = None) -> str:

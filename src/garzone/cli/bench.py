@@ -201,3 +201,22 @@ def server_command(clients: int, requests: int, pull_mb: int, out: Path | None, 
         rich.print(table)
     if any(number.ok is False for number in numbers):
         raise click.exceptions.Exit(1)
+
+
+@bench.command()
+@click.option(
+    "--streams", default=10, show_default=True, type=click.IntRange(1), help="Simulated streams of each sort."
+)
+@click.option("--success-rate", default=0.7, show_default=True, type=click.FloatRange(0, 1), help="Of the worker.")
+@click.option("--model", help="Count tokens with this model's vocabulary.  [default: from the configuration]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write delegation.json here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def delegation(streams: int, success_rate: float, model: str | None, out: Path | None, as_json: bool) -> None:
+    """What delegating costs a coordinator, how well the policy decides, and what a batch saves.
+
+    Asks no model: from recorded transcripts of the real Claude Code, and simulated streams of 2,000 tasks each.
+    Exit code 1: a number misses its goal.
+    """
+    from garzone.cli.bench_delegation import measure  # noqa: PLC0415 - much that `bench speed` does not need
+
+    measure(streams, success_rate, model, out, as_json)
