@@ -16,6 +16,7 @@ import pytest
 
 from garzone.cli import main
 from garzone.cli.models import ago
+from garzone.store.blobs import PARTIAL_SUFFIX
 from garzone.testing import write_tiny_model
 from tests.store.web import Web, make_wheel
 
@@ -236,3 +237,16 @@ def test_a_modelfile_that_cannot_be_followed_is_a_usage_error(tmp_path: Path, ga
     assert (failed.returncode, "line 2: ADAPTER" in failed.stderr) == (2, True)
     assert garzone("create", "x", "-f", str(tmp_path / "none")).returncode == 2
     assert garzone("cp", "none", "x").returncode == 3
+
+
+def test_what_nobody_uses_can_be_deleted(garzone: Shell) -> None:
+    blobs = garzone.models_dir / "blobs"
+    blobs.mkdir(parents=True)
+    old, young = blobs / ("sha256-" + "a" * 64), blobs / ("sha256-" + "b" * 64 + PARTIAL_SUFFIX)
+    for path in (old, young):
+        path.write_bytes(b"x")
+    os.utime(old, (1e9, 1e9))
+    done = garzone("rm", "--unused")
+    assert (done.returncode, done.stdout) == (0, f"deleted {old.name}\n")
+    assert [path.name for path in blobs.iterdir()] == [young.name]
+    assert garzone("rm").returncode == 2

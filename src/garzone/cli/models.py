@@ -164,13 +164,20 @@ def copy(source: str, destination: str) -> None:
 
 
 @click.command()
-@click.argument("references", nargs=-1, required=True, metavar="REFERENCE...")
-def remove(references: tuple[str, ...]) -> None:
+@click.argument("references", nargs=-1, metavar="REFERENCE...")
+@click.option(
+    "--unused", is_flag=True, help="Also delete blobs no model uses and downloads nobody went on with in a week."
+)
+def remove(references: tuple[str, ...], unused: bool) -> None:
     """Delete models, and the files no other model uses."""
+    if not references and not unused:
+        raise click.UsageError("name a model, or say --unused")
     store = _store()
     for reference in references:
         store.remove(reference)
         click.echo(f"deleted {reference}")
+    for name in store.collect_garbage() if unused else ():
+        click.echo(f"deleted {name}")
 
 
 def ago(moment: float, now: float | None = None) -> str:
