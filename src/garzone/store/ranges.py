@@ -169,8 +169,6 @@ class RangedDownload:
 
     def _follow(self, progress: Callable[[int, int], None]) -> None:
         """Hash behind the front, and say how far it is, until the end."""
-        buffer = bytearray(READ_BYTES)
-        view = memoryview(buffer)
         while self._partial.size < self._size:
             with self._moved:
                 if self._error is not None:
@@ -181,9 +179,9 @@ class RangedDownload:
             done = sum(self._ledger.counts)
             progress(done, self._size)
             while ready > 0:
-                count = os.preadv(self._ledger.descriptor, [view[: min(ready, READ_BYTES)]], self._partial.size)
-                self._partial.note(view[:count])
-                ready -= count
+                chunk = os.pread(self._ledger.descriptor, min(ready, READ_BYTES), self._partial.size)
+                self._partial.note(chunk)
+                ready -= len(chunk)
         progress(self._size, self._size)
 
     def _work(self) -> None:

@@ -76,17 +76,19 @@ class Transfer:
                 failures += 1
                 self._wait(url, failures, error)
 
-    def get_range(self, url: str, num_bytes: int) -> bytes:
-        """The first bytes of a file; all of a smaller one.
+    def get_range(self, url: str, start: int, num_bytes: int) -> bytes:
+        """Some bytes of a file; fewer where it ends before.
 
         Raises:
-            DownloadFailed: they could not be had.
+            DownloadFailed: they could not be had, or the server gives out only whole files and `start` is not 0.
         """
         failures = 0
         while True:
             try:
-                with self._open(url, {"Range": f"bytes=0-{num_bytes - 1}"}) as response:
+                with self._open(url, {"Range": f"bytes={start}-{start + num_bytes - 1}"}) as response:
                     _check_status(response, url)
+                    if start and response.status_code != 206:
+                        raise HTTPFailed(f"{shown(url)}: the server gives out only the whole file")
                     body = bytearray()
                     for chunk in response.iter_raw():
                         body += chunk

