@@ -59,10 +59,20 @@ class Finding:
 
 @click.command()
 @click.option("--device", help="tinygrad device to try: AMD, CUDA, METAL, CPU.  [default: the best one here]")
+@click.option(
+    "--kernels", is_flag=True, help="Instead, compare every kernel with the reference, and time it (about a minute)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor(device: str | None, as_json: bool) -> None:
-    """Check device, compiler, sandbox and store; say what to do about what is missing."""
+def doctor(device: str | None, kernels: bool, as_json: bool) -> None:
+    """Check device, compiler, sandbox and store; say what to do about what is missing.
+
+    With --kernels: exit code 1 if a kernel computes something else than the reference, 3 if the device cannot be used.
+    """
     settings = config.load(device=device)
+    if kernels:
+        from garzone.cli.doctor_kernels import check_kernels  # noqa: PLC0415 - seldom wanted
+
+        sys.exit(check_kernels(settings.device, as_json=as_json))
     checks: Sequence[Callable[[], Finding]] = (
         lambda: check_device(settings.device),
         check_compiler,

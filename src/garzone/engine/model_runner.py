@@ -25,6 +25,7 @@ from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.row import Row
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
+from garzone.kernels.cpu.traffic import Traffic
 from garzone.kernels.launch import variables
 from garzone.kernels.registry import Cache, Place, Registry, Step, default_registry, write
 
@@ -229,6 +230,10 @@ class ModelRunner:
         for layer, values in zip(layers, rows, strict=True):
             self._decoder.attention.write_rows(layer, index, start, values)
         self._cache.wrote(slot, start, count)
+
+    def traffic(self, position: int) -> Traffic | None:
+        """Bytes that decoding one token at that position moves, counted; None where they are not."""
+        return self._program.traffic(position) if self._program else None
 
     def warm_up(self) -> None:
         """Compile and capture what a first answer needs. What slot 0 holds is lost."""

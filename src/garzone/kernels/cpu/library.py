@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from garzone.core.errors import DeviceUnavailable
 from garzone.kernels.cpu.compiler import Unit, compile_library
@@ -21,6 +22,7 @@ from garzone.kernels.layouts import GGMLType
 
 POOL = Unit("pool", ("pool.c",))
 OPERATIONS = Unit("operations", ("program.c", "operations.c", "attention.c", "activation.c", "products.c"))
+CEILING = Unit("ceiling", ("ceiling.c",))
 QUANTISED = frozenset(
     {
         GGMLType.Q4_0,
@@ -245,6 +247,30 @@ class OperationLibrary:
         self.run_linear = address_of(library.run_linear)
         self.run_linear_residual = address_of(library.run_linear_residual)
         self.run_attention = address_of(library.run_attention)
+
+
+class Ceiling:
+    """What the machine can do at most, measured by the functions of csrc/ceiling.c on the process's own threads."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(str(compile_library(CEILING, supported()[0])))
+        self._read_once = library.read_once
+        self._read_once.argtypes, self._read_once.restype = [_pointer, _pointer, _long], _long
+        self._loops = {"integers": library.dot_rounds, "floats": library.float_rounds}
+        for loop in self._loops.values():
+            loop.argtypes, loop.restype = [_pointer, _long], _long
+
+    def read_seconds(self, address: int, num_bytes: int) -> float:
+        """How long it takes to read that memory once."""
+        started = time.perf_counter()
+        self._read_once(shared_threads().address, address, num_bytes)
+        return time.perf_counter() - started
+
+    def operations_per_second(self, kind: Literal["integers", "floats"], rounds: int = 20_000) -> float:
+        """Additions and multiplications a second, of eight-bit integers or of float32, in one short run."""
+        started = time.perf_counter()
+        operations = self._loops[kind](shared_threads().address, rounds)
+        return operations / (time.perf_counter() - started)
 
 
 @cache

@@ -28,6 +28,7 @@ from garzone.kernels.cpu.library import (
 )
 from garzone.kernels.cpu.memory import Arena
 from garzone.kernels.cpu.program import Program, Recording, Values
+from garzone.kernels.cpu.traffic import MatrixSize
 from garzone.kernels.cpu.trampoline import launch
 from garzone.kernels.launch import variables
 from garzone.kernels.registry import (
@@ -62,6 +63,7 @@ class Model:
         self.workspace = library.Workspace(pool=self.threads.address)
         self._sizes: dict[str, int] = {}
         self._matrices: dict[str, library.Matrix] = {}
+        self.sizes: dict[int, MatrixSize] = {}  # by where the weights lie
 
     @property
     def workspace_address(self) -> int:
@@ -114,6 +116,7 @@ class Model:
             raise GGUFError(
                 f"tensor {matrix.name!r}: holds weights that are not finite; the file is damaged, fetch it again"
             )
+        self.sizes[packed] = MatrixSize(kernels.packed_bytes(matrix.rows, matrix.columns), int(raw.nbytes))
         return library.Matrix(
             multiply=library.address_of(kernels.multiply_groups),
             unpack_row=library.address_of(kernels.unpack_row),

@@ -18,6 +18,7 @@ import numpy as np
 
 from garzone.kernels.cpu import library
 from garzone.kernels.cpu.library import CallKind, operation_library
+from garzone.kernels.cpu.traffic import Traffic, count_traffic
 from garzone.kernels.registry import Step
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Program:
         )
         self._states = _array(states, rows)
         self._logits = _array(logits, rows)
+        self._sizes = recording.model.sizes
         # memory, and the structs that calls point to
         self._keep = (recording, states, logits)
 
@@ -93,6 +95,10 @@ class Program:
     def num_calls(self) -> int:
         """Calls of one step."""
         return len(self._calls)
+
+    def traffic(self, position: int) -> Traffic:
+        """What one token at that position, alone in its step, moves through memory."""
+        return count_traffic(self._calls, self._sizes, position)
 
     def run(
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]

@@ -86,24 +86,33 @@ static void unpack(Panel *to, const Rows *rows, int groups) {
   }
 }
 
-static void panel_times_tile(f32x16 sums[TOKENS_PER_TILE], const Panel *panel, const ActivationTile *x, int groups) {
+/* The first `tokens` of a tile; a constant to the compiler. */
+INLINE void panel_times_tokens(f32x16 *sums, const Panel *panel, const ActivationTile *x, int groups,
+                               const int tokens) {
   f32x16 sum[TOKENS_PER_TILE];
-  UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sum[t] = sums[t];
+  UNROLL for (int t = 0; t < tokens; t++) sum[t] = sums[t];
   for (int g = 0; g < groups; g++, x++)
     UNROLL for (int sub = 0; sub < SUBS; sub++) {
       i32x16 dots[TOKENS_PER_TILE];
-      UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++)
+      UNROLL for (int t = 0; t < tokens; t++)
         dots[t] = start(sub_sum(&x->half_sum[0][t], TOKENS_PER_TILE, sub));
       UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i++) {
         u8x64 w = panel->q[g][i];
-        UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
+        UNROLL for (int t = 0; t < tokens; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
       }
-      UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) {
+      UNROLL for (int t = 0; t < tokens; t++) {
         float sum_of_x = SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t];
         sum[t] = add_sub(sum[t], dots[t], panel->scale[g][sub], panel->minimum[g][sub], x->scale[t], sum_of_x);
       }
     }
-  UNROLL for (int t = 0; t < TOKENS_PER_TILE; t++) sums[t] = sum[t];
+  UNROLL for (int t = 0; t < tokens; t++) sums[t] = sum[t];
+}
+
+/* A tile that is not full, as when a few sequences are decoded together, costs what its tokens cost. */
+static void panel_times_tile(f32x16 *sums, const Panel *panel, const ActivationTile *x, int groups, long tokens) {
+  if (tokens <= 2) panel_times_tokens(sums, panel, x, groups, 2);
+  else if (tokens <= 4) panel_times_tokens(sums, panel, x, groups, 4);
+  else panel_times_tokens(sums, panel, x, groups, TOKENS_PER_TILE);
 }
 
 /* Sixteen rows times up to TOKENS_PER_PASS tokens, beginning with a full tile. */
@@ -117,7 +126,8 @@ static void rows_times_tiles(const Product *p, const Rows *rows, long first_row,
     int width = (int)(groups - g < PANEL_GROUPS ? groups - g : PANEL_GROUPS);
     unpack(&panel, rows + g / GROUPS, width);
     for (long tile = 0; tile < tiles; tile++)
-      panel_times_tile(sums + tile * TOKENS_PER_TILE, &panel, x + tile * groups + g, width);
+      panel_times_tile(sums + tile * TOKENS_PER_TILE, &panel, x + tile * groups + g, width,
+                       tokens - tile * TOKENS_PER_TILE);
   }
   for (long t = 0; t < tokens; t++) finish_rows(p, first_token + t, first_row, sums[t]);
 }
