@@ -6,6 +6,9 @@ same lines for llama.cpp, so that the driver can take turns between the two. Dec
     ["prefill", n]          seconds for a prompt of n tokens from an empty cache
     ["decode", p, n]        seconds of each of n decode steps, the first at position p
     ["memory"]              peak resident bytes of this process
+    ["expected_memory"]     bytes of weights as packed and of the cache: what a process cannot do without
+    ["traffic", p]          bytes a token at position p moves, and the least it could; null where nobody counts them
+    ["read"]                seconds of a plain read of the weights; null where that is not measured
 """
 
 from __future__ import annotations
@@ -55,6 +58,19 @@ class Subject:
             token = int(logits.argmax())
             times.append(time.perf_counter() - started)
         return times
+
+    def expected_memory(self) -> int:
+        """Weights and cache on the device."""
+        return self.runner.memory_bytes
+
+    def traffic(self, position: int) -> list[int] | None:
+        """Moved and least bytes."""
+        traffic = self.runner.traffic(position)
+        return [traffic.moved_bytes, traffic.least_bytes] if traffic else None
+
+    def read(self) -> float | None:
+        """Seconds, in this one try."""
+        return self.runner.read_weights_seconds()
 
     @staticmethod
     def memory() -> int:

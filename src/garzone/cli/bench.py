@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from rich.table import Table
 
 from garzone import config
 from garzone.bench import speed as speed_bench
+from garzone.bench import synthetic
 from garzone.bench.quality_suites import SUITES
+from garzone.bench.speed_plot import draw as draw_speed
 from garzone.wiring import open_store
 
 
@@ -25,31 +28,54 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("reference")
-@click.option("--peer-python", help="A Python that has llama-cpp-python: measure llama.cpp in turns with garzone.")
+@click.option("--peer", type=click.Choice([speed_bench.PEER]), help="Measure this in turns with garzone.")
+@click.option("--peer-python", help="The Python that has llama-cpp-python.  [default: this one]")
+@click.option(
+    "--peer-attention",
+    type=click.Choice(["plain", "flash", "both"]),
+    default="both",
+    show_default=True,
+    help="llama.cpp's attention; with both, the faster one counts.",
+)
 @click.option("--device", help="tinygrad device.  [default: the best one here]")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns each side takes.")
 @click.option("--position", "positions", multiple=True, type=click.IntRange(1), help="Decode from here; repeatable.")
 @click.option("--prefill", default=512, show_default=True, type=click.IntRange(1), help="Prompt tokens to time.")
 @click.option("--num-ctx", default=2048, show_default=True, type=click.IntRange(64), help="Context in tokens.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Also write speed.json here.")
+@click.option("--plot", is_flag=True, help="Also draw speed.png in --out (needs the `bench` extra).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def speed(  # noqa: PLR0917 - click passes them by name
     reference: str,
+    peer: str | None,
     peer_python: str | None,
+    peer_attention: str,
     device: str | None,
     rounds: int,
     positions: tuple[int, ...],
     prefill: int,
     num_ctx: int,
     out: Path | None,
+    plot: bool,
     as_json: bool,
 ) -> None:
-    """Prefill and decode speed of a model, next to llama.cpp if --peer-python names an interpreter that has it."""
+    """Speed, memory and start of a model, next to llama.cpp with --peer llama.cpp.
+
+    REFERENCE is a model, or synthetic:qwen2.5-coder-7b for random weights of that shape (4.7 GB in the cache).
+    """
+    if plot and not out:
+        raise click.UsageError("--plot draws into --out: give both")
     settings = config.load(device=device)
-    path = Path(open_store(settings).find(reference).path)
+    if peer or peer_python:
+        peer_python = peer_python or sys.executable
+        speed_bench.check_peer(peer_python)
     console = Console(stderr=True)
     with console.status("starting") as status:
-        report = speed_bench.measure(
+        if synthetic.is_synthetic(reference):
+            path = synthetic.fetch(reference, settings.cache_dir, status.update)
+        else:
+            path = Path(open_store(settings).find(reference).path)
+        comparison = speed_bench.Comparison(
             path,
             device=settings.device,
             num_ctx=num_ctx,
@@ -57,20 +83,34 @@ def speed(  # noqa: PLR0917 - click passes them by name
             positions=positions or (50, 1000),
             rounds=rounds,
             peer_python=peer_python,
-            progress=status.update,
+            attentions={"plain": (0,), "flash": (1,), "both": (0, 1)}[peer_attention],
         )
+        longest = max(prefill, *(position + speed_bench.DECODE_STEPS for position in comparison.positions))
+        if longest > num_ctx:
+            raise click.UsageError(f"--num-ctx {num_ctx} is too small: {longest} tokens are needed")
+        report = speed_bench.measure(comparison, status.update)
     document = json.dumps(report.to_json(), indent=2)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "speed.json").write_text(document + "\n")
+        if plot:
+            draw_speed(report, out / "speed.png")
     if as_json:
         click.echo(document)
         return
-    table = Table("", *(f"{side}" for side in report.measures[0].values), "times faster", box=None)
+    sides = max((measure.values for measure in report.measures), key=len)
+    table = Table("", *sides, "times better", "goal", "", box=None)
     for measure in report.measures:
-        cells = [f"{value:.1f} {measure.unit}" for value in measure.values.values()]
-        table.add_row(measure.name, *cells, ", ".join(f"{ratio:.2f}" for ratio in measure.ratio.values()))
-    rich.print(f"{report.model}, {report.weight_bytes / 1e6:.0f} MB of weights, on {report.machine}")
+        digits = 2 if measure.unit in {"x", "s"} else 1
+        cells = [f"{value:.{digits}f} {measure.unit}" for value in measure.values.values()]
+        cells += [""] * (len(sides) - len(cells))  # we come first
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in measure.ratio.values())
+        met = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[measure.met]
+        table.add_row(measure.name, *cells, ratios, measure.goal or "", met)
+    rich.print(
+        f"{report.model}, {report.weight_bytes / 1e6:.0f} MB, on {report.machine}, {report.threads} threads, "
+        f"medians of {report.rounds} rounds, load before {report.load_before:.1f}"
+    )
     rich.print(table)
 
 

@@ -5,6 +5,7 @@ Does not tokenise, sample, or decide what to run and in which slot; one caller a
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.cpu.traffic import Traffic
 from garzone.kernels.launch import variables
-from garzone.kernels.registry import Cache, Place, Registry, Step, default_registry, write
+from garzone.kernels.registry import Cache, Operation, Place, Registry, Step, default_registry, write
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK_TOKENS = 128
 _SCORE_BYTES = 256 << 20  # attention scores of a chunk are (chunk, heads, num_ctx) float32; keep them below this
@@ -107,6 +110,7 @@ class ModelRunner:
             )
             registry = registry or default_registry()
             decoder = Decoder(planned, registry, place)
+        _warn_of_slow_kernels(registry, place.device)
         return cls(config, decoder, place, registry, num_slots)
 
     @property
@@ -235,6 +239,10 @@ class ModelRunner:
         """Bytes that decoding one token at that position moves, counted; None where they are not."""
         return self._program.traffic(position) if self._program else None
 
+    def read_weights_seconds(self) -> float | None:
+        """How long a plain read of the weights takes here, the bound of decoding; None where it is not measured."""
+        return self._program.read_weights_seconds() if self._program else None
+
     def warm_up(self) -> None:
         """Compile and capture what a first answer needs. What slot 0 holds is lost."""
         self._cache.num_valid[0] = 0
@@ -301,6 +309,18 @@ class ModelRunner:
 
             self._captured[slot, kind] = _captured(step)
         return self._captured[slot, kind]
+
+
+def _warn_of_slow_kernels(registry: Registry, device: str) -> None:
+    """Say once what has no kernels of its own on this device; whoever declined for another reason has said so."""
+    if Operation.ATTENTION in registry.slow and Operation.LINEAR in registry.slow:
+        _log.warning("there are no fast kernels for %s: the portable ones compute, slowly", device)
+    elif types := sorted({ggml_type.name for types in registry.slow.values() for ggml_type in types}):
+        _log.warning(
+            "there are no fast kernels for weights of type %s on %s: the portable ones compute with them, slowly",
+            ", ".join(types),
+            device,
+        )
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[int], list[int], list[int], list[int]]:

@@ -13,6 +13,7 @@ import numpy as np
 from garzone.core.errors import GGUFError, UnsupportedModel
 from garzone.engine.gguf import GGUFFile, TensorInfo
 from garzone.kernels.dequantise import can_dequantise, dequantise_array
+from garzone.kernels.layouts import all_finite
 from garzone.kernels.registry import Matrix
 
 # Left over from old converters; llama.cpp does not read them either.
@@ -58,10 +59,15 @@ class WeightDirectory:
         """A matrix, still packed.
 
         Raises:
-            GGUFError: missing, or of another shape.
+            GGUFError: missing, of another shape, or with weights that are not finite.
             UnsupportedModel: of a type that cannot be unpacked.
         """
         info = self._find(name, (rows, columns))
+        if not all_finite(info.ggml_type, self._file.data(name)):
+            raise GGUFError(
+                f"{self._file.path}: tensor {name!r} holds weights that are not finite; the file is damaged, "
+                "fetch it again"
+            )
         return Matrix(name, info.ggml_type, rows, columns, partial(self._file.data, name))
 
     def vector(self, name: str, size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """GGML block formats as data: every tensor type a GGUF file may name, with elements and bytes per block.
 
-Does not know what the bytes inside a block mean: that is `reference.py`'s business.
+Does not know what the bytes inside a block mean, but for where its factors lie: that is `dequantise.py`'s business.
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ from __future__ import annotations
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+import numpy as np
+
+_LOOKED_AT: Final = 1 << 20  # elements at a time, so that nothing large is made on the way
 
 
 class GGMLType(IntEnum):
@@ -101,6 +105,35 @@ BLOCK: Final = MappingProxyType(
     }
 )
 
+# Where the factors of a block lie that can be infinite or no number: half floats, by their offset in bytes. Types that
+# are missing have none (integers), or keep them otherwise (IQ1_M, MXFP4, NVFP4); of floats, every element is one.
+HALF_FACTORS: Final = MappingProxyType(
+    {
+        GGMLType.Q4_0: (0,),
+        GGMLType.Q4_1: (0, 2),
+        GGMLType.Q5_0: (0,),
+        GGMLType.Q5_1: (0, 2),
+        GGMLType.Q8_0: (0,),
+        GGMLType.Q8_1: (0, 2),
+        GGMLType.Q2_K: (80, 82),
+        GGMLType.Q3_K: (108,),
+        GGMLType.Q4_K: (0, 2),
+        GGMLType.Q5_K: (0, 2),
+        GGMLType.Q6_K: (208,),
+        GGMLType.IQ1_S: (0,),
+        GGMLType.IQ2_XXS: (0,),
+        GGMLType.IQ2_XS: (0,),
+        GGMLType.IQ2_S: (0,),
+        GGMLType.IQ3_XXS: (0,),
+        GGMLType.IQ3_S: (0,),
+        GGMLType.IQ4_NL: (0,),
+        GGMLType.IQ4_XS: (0,),
+        GGMLType.TQ1_0: (52,),
+        GGMLType.TQ2_0: (64,),
+        GGMLType.Q1_0: (0,),
+    }
+)
+
 # Numbers ggml once gave out and took back: files that use them were written by, and for, old builds.
 REMOVED_TYPES: Final = MappingProxyType(
     {
@@ -114,6 +147,33 @@ REMOVED_TYPES: Final = MappingProxyType(
         38: "IQ4_NL_8_8",
     }
 )
+
+
+def all_finite(ggml_type: GGMLType, packed: np.ndarray) -> bool:
+    """Whether no weight can be infinite or no number: looks at the factors of all blocks, without unpacking anything.
+
+    Args:
+        ggml_type: of the weights; True for types whose factors are not known here.
+        packed: uint8 (num_bytes,).
+    """
+    match ggml_type:
+        case GGMLType.F32:
+            words, exponent = packed.view("<u4"), 0x7F800000
+        case GGMLType.F16:
+            words, exponent = packed.view("<u2"), 0x7C00
+        case GGMLType.BF16:
+            words, exponent = packed.view("<u2"), 0x7F80
+        case GGMLType.MXFP4:
+            return not (packed.reshape(-1, BLOCK[ggml_type].bytes)[:, 0] == 0xFF).any()  # the one NaN of an E8M0
+        case _ if ggml_type in HALF_FACTORS:
+            halves = packed.reshape(-1, BLOCK[ggml_type].bytes).view("<u2")
+            columns = [halves[:, offset // 2] for offset in HALF_FACTORS[ggml_type]]
+            return not any(((column & 0x7C00) == 0x7C00).any() for column in columns)
+        case _:
+            return True
+    return not any(
+        ((words[at : at + _LOOKED_AT] & exponent) == exponent).any() for at in range(0, len(words), _LOOKED_AT)
+    )
 
 
 def packed_bytes(ggml_type: GGMLType, num_elements: int) -> int:

@@ -259,13 +259,15 @@ class Registry:
     """All implementations on offer. The highest rank that fits and does not decline is taken.
 
     `chosen` counts, by implementation, the places that were built with it; `decode_apart` says whether one of them
-    wants decode to be captured apart.
+    wants decode to be captured apart. `slow` has the operations, and weight types, for which there was nothing to
+    choose from but what runs everywhere.
     """
 
     def __init__(self, offers: tuple[Offer, ...] = ()) -> None:
         self._offers = list(offers)
         self.chosen: dict[str, int] = {}
         self.decode_apart = False
+        self.slow: dict[Operation, set[GGMLType]] = {}
 
     def register(self, offer: Offer) -> None:
         """Add an implementation."""
@@ -283,7 +285,11 @@ class Registry:
         Raises:
             LookupError: nobody offers it; cannot happen with the portable implementation registered.
         """
-        for offer in self.offers_for(spec, place.device.partition(":")[0]):
+        offers = self.offers_for(spec, place.device.partition(":")[0])
+        if all(offer.rank == 0 for offer in offers):
+            types = {matrix.ggml_type for matrix in spec.matrices}
+            self.slow.setdefault(_OPERATION_OF[type(spec)], set()).update(types)
+        for offer in offers:
             function = offer.build(spec, place)
             if function is not None:
                 self.chosen[offer.name] = self.chosen.get(offer.name, 0) + 1

@@ -96,6 +96,11 @@ class Model:
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
         return address
 
+    def read_weights_seconds(self) -> float:
+        """How long this machine takes to read every weight once and do nothing with it."""
+        ceiling = library.Ceiling()
+        return sum(ceiling.read_seconds(address, size.kept) for address, size in self.sizes.items())
+
     def matrix(self, matrix: Matrix) -> library.Matrix:
         """The packed matrix, made once: a tied embedding serves as output too.
 

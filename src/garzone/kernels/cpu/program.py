@@ -87,7 +87,7 @@ class Program:
         )
         self._states = _array(states, rows)
         self._logits = _array(logits, rows)
-        self._sizes = recording.model.sizes
+        self._model = recording.model
         # memory, and the structs that calls point to
         self._keep = (recording, states, logits)
 
@@ -98,7 +98,11 @@ class Program:
 
     def traffic(self, position: int) -> Traffic:
         """What one token at that position, alone in its step, moves through memory."""
-        return count_traffic(self._calls, self._sizes, position)
+        return count_traffic(self._calls, self._model.sizes, position)
+
+    def read_weights_seconds(self) -> float:
+        """How long a plain read of the model's weights takes, on as many threads: no token can come sooner."""
+        return self._model.read_weights_seconds()
 
     def run(
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
