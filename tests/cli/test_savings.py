@@ -1,6 +1,7 @@
 """`garzone savings`: the ledger added up, failures as losses, every estimate marked."""
 
 import contextlib
+import importlib.util
 import json
 import time
 from datetime import datetime
@@ -11,13 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from garzone.cli import garzone
-from garzone.cli.savings import BAR_CELLS, bar, parse_since
-from garzone.core.errors import UsageError
+from garzone.cli.savings import BAR_CELLS, bar, parse_since, sparkline
+from garzone.core.errors import UnavailableError, UsageError
 from garzone.core.task import Verdict
 from garzone.delegate import pricing
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.totals import total
 from tests.delegate.rows import PRICES, a_task, book
+from tests.delegate.test_reconcile import claude_code
 
 
 @pytest.fixture
@@ -110,3 +112,42 @@ def test_a_bar_is_as_long_as_its_share_and_never_empty_for_something() -> None:
     assert bar(0.0) == ""
     assert bar(1e-9) == "▏"
     assert len(bar(0.5)) == BAR_CELLS // 2
+
+
+def test_reconcile_reads_the_transcripts_of_this_user(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book(ledger)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("CLAUDE_CONFIG_DIR", "OPENCLAW_STATE_DIR", "CLAWDBOT_STATE_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    transcript = tmp_path / ".claude" / "projects" / "-p" / "s1.jsonl"
+    transcript.parent.mkdir(parents=True)
+    transcript.write_text("\n".join(claude_code()))
+    assert document()["billed_tasks"] == 0
+    totals = document("--reconcile")
+    assert totals["billed_tasks"] == 1
+    assert totals["coordinator_tokens_spent"] == 173
+    assert "1 as billed" in savings().stdout
+
+
+def test_the_course_is_shown_and_says_where_it_ends(ledger: Ledger) -> None:
+    for verdict in (Verdict.PROVED, Verdict.FAILED, Verdict.PROVED):
+        book(ledger, verdict)
+    shown = savings().stdout
+    assert "task after task" in shown
+    assert "█" in shown
+    assert sparkline([0.0, 1.0, 2.0]) == "▁▅█"
+    assert len(sparkline(list(map(float, range(1000))))) <= 48
+    assert sparkline([5.0, 5.0]) == "▁▁"
+
+
+def test_a_plot_is_written_or_said_to_need_the_extra(ledger: Ledger, tmp_path: Path) -> None:
+    book(ledger)
+    result = CliRunner().invoke(garzone, ["savings", "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "savings.json").read_text())["tasks"] == 1
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "out" / "savings.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        assert isinstance(result.exception, UnavailableError)
+        assert "garzone[bench]" in str(result.exception)

@@ -71,7 +71,7 @@ def test_the_coordinator_delegates_a_real_bug_and_its_answer_carries_the_verdict
     record_number("OpenClaw, delegating: requests", spending.requests)
     record_number("OpenClaw, delegating: request bytes in all", spending.bytes)
     record_number("OpenClaw, delegating: bytes after the first request that were not in it", spending.later_fresh_bytes)
-    record_number("OpenClaw, delegating: input tokens (bytes / 4)", spending.bytes / 4, "18.8k before garzone's plugin")
+    record_number("OpenClaw, delegating: input tokens (bytes / 4)", round(spending.bytes / 4))
     saved = json.loads(world.garzone("savings", "--json"))
     assert saved["outcomes"] == {"proved": 1}
 
