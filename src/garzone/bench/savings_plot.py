@@ -16,7 +16,7 @@ from garzone.delegate.totals import cumulative
 
 
 def write_savings(entries: Sequence[Entry], document: dict[str, Any], directory: Path) -> None:
-    """Write `savings.json` and `savings.png`: net tokens against each baseline, task after task.
+    """Write `savings.json` and `savings.png`: net tokens and USD against each baseline, task after task.
 
     Raises:
         UnavailableError: matplotlib is not installed.
@@ -29,14 +29,15 @@ def write_savings(entries: Sequence[Entry], document: dict[str, Any], directory:
     except ImportError as error:
         raise UnavailableError("a plot needs matplotlib: pip install 'garzone[bench]'") from error
     times = [datetime.fromtimestamp(entry.started_at, UTC) for entry in entries if entry.outcome != RUNNING]
-    figure: Any = drawing.Figure(figsize=(8, 4.5), layout="constrained")
+    figure: Any = drawing.Figure(figsize=(8, 6), layout="constrained")
     agg.FigureCanvasAgg(figure)
-    axes: Any = figure.add_subplot()
-    for name in (pricing.ALONE, pricing.SUB_AGENT):
-        axes.step(times, cumulative(entries, name), where="post", label=f"against {name}")
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set_ylabel("net coordinator tokens saved, failures taken off")
-    axes.set_title("What delegating saved (estimates are estimates: see savings.json)")
-    axes.legend()
+    panels: Any = figure.subplots(2, sharex=True)
+    for axes, in_usd, label in zip(panels, (False, True), ("tokens", "USD"), strict=True):
+        for name in (pricing.ALONE, pricing.SUB_AGENT):
+            axes.step(times, cumulative(entries, name, in_usd=in_usd), where="post", label=f"against {name}")
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set_ylabel(f"net {label} saved")
+        axes.legend()
+    figure.suptitle("What delegating saved, failures taken off (how it was counted: savings.json)")
     figure.autofmt_xdate()
     figure.savefig(directory / "savings.png", dpi=130)

@@ -104,11 +104,12 @@ def by(entries: Iterable[Entry], key: Callable[[Entry], tuple[str, ...]]) -> lis
     return sorted((total(members, label) for label, members in groups.items()), key=lambda t: (-t.num_tasks, t.label))
 
 
-def cumulative(entries: Iterable[Entry], baseline: str) -> list[float]:
-    """Net tokens against a baseline after each task that ended, the oldest first."""
+def cumulative(entries: Iterable[Entry], baseline: str, *, in_usd: bool = False) -> list[float]:
+    """Net tokens (or USD) against a baseline after each task that ended, the oldest first."""
     ended = [entry for entry in entries if entry.outcome != RUNNING]
-    nets = (pricing.net(e.outcome, e.baseline_tokens.get(baseline, 0), e.spent_tokens) for e in ended)
-    return list(accumulate(nets))
+    if in_usd:
+        return list(accumulate(pricing.net(e.outcome, e.baseline_usd.get(baseline, 0.0), e.spent_usd) for e in ended))
+    return list(accumulate(pricing.net(e.outcome, e.baseline_tokens.get(baseline, 0), e.spent_tokens) for e in ended))
 
 
 def _net(name: str, ended: list[Entry]) -> Net:
