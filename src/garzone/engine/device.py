@@ -5,6 +5,7 @@ Does not compile a model's kernels; one tiny kernel shows that a device works at
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import platform
 import shutil
@@ -76,11 +77,26 @@ def _open(asked: str) -> str:
                 "no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps"
             )
             _open_cpu_without_clang()
+        if target.device == "AMD":
+            _choose_our_compiler(target.device)
         _try(target.device)
     except BaseException:
         DEV.value = before  # a device that cannot be used must not stay the default
         raise
     return target.device
+
+
+def _choose_our_compiler(device: str) -> None:
+    """Put our renderer, with the compiler that pip installs, before tinygrad's own, which ask for ROCm or comgr."""
+    if importlib.util.find_spec("llvmlite") is None:
+        _log.warning(
+            "llvmlite is missing, so AMD kernels are compiled by tinygrad's own means and without our instructions; "
+            "pip install 'garzone[amd]' helps"
+        )
+        return
+    from garzone.kernels.amd.renderer import install  # noqa: PLC0415
+
+    install(device)
 
 
 def _open_cpu_without_clang() -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from tinygrad.dtype import dtypes
-from tinygrad.engine.jit import TinyJit
-from tinygrad.helpers import Context
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
@@ -26,8 +24,12 @@ from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.row import Row
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
+from garzone.kernels.cpu.program import Program as CpuProgram
 from garzone.kernels.cpu.traffic import Traffic
-from garzone.kernels.launch import variables
+from garzone.kernels.gpu.offers import can_batch
+from garzone.kernels.gpu.program import Program as GpuProgram
+from garzone.kernels.gpu.program import new_caches as new_gpu_caches
+from garzone.kernels.launch import Captured, variables
 from garzone.kernels.registry import Cache, Operation, Place, Registry, Step, default_registry, write
 
 _log = logging.getLogger(__name__)
@@ -57,12 +59,16 @@ class ModelRunner:
         self._start, self._count = variables(config.num_ctx, place.chunk_tokens)
         self._tokens = Tensor.zeros(place.chunk_tokens, dtype=dtypes.int32, device=place.device).contiguous().realize()
         self._staged = np.zeros(place.chunk_tokens, np.int32)
-        self._captured: dict[tuple[int, str], Callable[..., Tensor]] = {}
+        self._captured: dict[tuple[int, str], Captured] = {}
         self._program = None
         if can_record(registry.chosen):
             caches = new_caches(decoder.attention, decoder.num_layers, num_slots)
             self._cache = KVCache(config.num_ctx, num_slots, [caches])
             self._program = record(place, decoder.states, decoder.output, caches)
+        elif can_batch(registry.chosen):
+            caches = new_gpu_caches(decoder.attention, decoder.num_layers, num_slots)
+            self._cache = KVCache(config.num_ctx, num_slots, [caches])
+            self._program = GpuProgram(place, decoder.states, decoder.output, caches)
         else:
             banks = [[decoder.attention.new_cache() for _ in range(decoder.num_layers)] for _ in range(num_slots)]
             self._cache = KVCache(config.num_ctx, num_slots, banks)
@@ -237,11 +243,11 @@ class ModelRunner:
 
     def traffic(self, position: int) -> Traffic | None:
         """Bytes that decoding one token at that position moves, counted; None where they are not."""
-        return self._program.traffic(position) if self._program else None
+        return self._program.traffic(position) if isinstance(self._program, CpuProgram) else None
 
     def read_weights_seconds(self) -> float | None:
         """How long a plain read of the weights takes here, the bound of decoding; None where it is not measured."""
-        return self._program.read_weights_seconds() if self._program else None
+        return self._program.read_weights_seconds() if isinstance(self._program, CpuProgram) else None
 
     def warm_up(self) -> None:
         """Compile and capture what a first answer needs. What slot 0 holds is lost."""
@@ -307,7 +313,7 @@ class ModelRunner:
             def step(start: UOp, count: UOp | int = 1) -> Tensor:
                 return compute(Step(rows, self._tokens, start, count), caches).realize()
 
-            self._captured[slot, kind] = _captured(step)
+            self._captured[slot, kind] = Captured(step)
         return self._captured[slot, kind]
 
 
@@ -335,22 +341,6 @@ def _runs(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         if row.wants_logits or index == len(rows) - 1:
             yield rows[first : index + 1]
             first = index + 1
-
-
-def _captured(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The step as a TinyJit that is captured at its first call already.
-
-    TinyJit would run the first call eagerly, which lowers everything once more and tells it nothing.
-    """
-    jit = TinyJit(step)
-    jit.cnt = 1
-
-    def call(*variables: UOp) -> Tensor:
-        # No worker processes: they take as long to start as they save, and would outlive a killed runner.
-        with Context(PARALLEL=0):
-            return jit(*variables)
-
-    return call
 
 
 def _affordable_bytes() -> int:

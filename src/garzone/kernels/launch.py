@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from tinygrad.dtype import dtypes
+from tinygrad.engine.jit import TinyJit
+from tinygrad.helpers import Context
 from tinygrad.tensor import Tensor
 from tinygrad.uop import Ops
 from tinygrad.uop.ops import KernelInfo, UOp
@@ -50,12 +52,42 @@ def _inside(bound: UOp) -> UOp:
 
 def start(step: Step) -> UOp:
     """The position of the step's first row, inside a kernel."""
-    return _inside(step.start)
+    return _inside(step.start) if isinstance(step.start, UOp) else UOp.const(step.start, dtypes.int)
 
 
 def count(step: Step) -> UOp | int:
     """The number of the step's real rows, inside a kernel."""
     return step.count if isinstance(step.count, int) else _inside(step.count)
+
+
+class Captured:
+    """A step as a TinyJit that is captured at its first call already.
+
+    TinyJit would run the first call eagerly, which lowers everything once more and tells it nothing.
+    """
+
+    def __init__(self, step: Callable[..., Tensor]) -> None:
+        self._jit = TinyJit(step)
+        self._jit.cnt = 1
+
+    def __call__(self, *variables: UOp) -> Tensor:
+        """Replays the step; captures it if that has not been done."""
+        # No worker processes: they take as long to start as they save, and would outlive a killed runner.
+        with Context(PARALLEL=0):
+            return self._jit(*variables)
+
+    @property
+    def programs(self) -> list[UOp]:
+        """The compiled kernels that a call launches, in order."""
+        assert self._jit.captured is not None, "not captured yet"
+        return [program for call in self._jit.captured.linear.src for program in _programs(call.src[0])]
+
+
+def _programs(what: UOp) -> list[UOp]:
+    """A graph is a list of launches that the driver is given at once."""
+    if what.op is Ops.PROGRAM:
+        return [what]
+    return [program for call in what.src[0].src for program in _programs(call.src[0])]
 
 
 def sum_over(value: UOp, *ranges: UOp) -> UOp:

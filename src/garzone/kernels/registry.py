@@ -162,7 +162,7 @@ class Step:
 
     rows: int
     tokens: Tensor
-    start: UOp
+    start: UOp | int
     count: UOp | int
 
 
@@ -302,5 +302,6 @@ def default_registry() -> Registry:
     """Everything this package offers: the portable implementation, and what devices add to it."""
     from garzone.kernels import portable  # noqa: PLC0415 - they import this module
     from garzone.kernels.cpu import offers  # noqa: PLC0415
+    from garzone.kernels.gpu import offers as gpu  # noqa: PLC0415
 
-    return Registry((*portable.OFFERS, *offers.OFFERS))
+    return Registry((*portable.OFFERS, *offers.OFFERS, *gpu.offers()))

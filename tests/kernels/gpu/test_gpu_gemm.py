@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from tinygrad.dtype import dtypes
 
+from garzone.kernels.gpu.finish import Destination
 from garzone.kernels.gpu.gemm import gemm
 from garzone.kernels.gpu.intrinsics import AMD
-from garzone.kernels.gpu.matvec import QUANTS, Destination
+from garzone.kernels.gpu.matvec import QUANTS
 from garzone.kernels.gpu.quants import block_elements, units
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.gfx1100 import listing

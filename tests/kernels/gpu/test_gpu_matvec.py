@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from garzone.kernels.gpu.matvec import QUANTS, Destination, Plan, is_float, matvec, plan
+from garzone.kernels.gpu.finish import Destination, Floats
+from garzone.kernels.gpu.matvec import QUANTS, Plan, is_float, matvec, plan
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.oracle import dequantise, intrinsics, quantise_rows, random_weights, run
 
@@ -20,7 +21,8 @@ def product(ggml_type: GGMLType, rows: int, columns: int, cut: Plan, *, tokens: 
     packed, values = (x.view(np.uint32), x.astype(np.float64)) if is_float(quant) else quantise_rows(x)
     destination = Destination(rows + 3, 2, (True, False)) if wide else Destination(rows)
     added = [rng.standard_normal((n, destination.width)).astype(np.float32) for n in (tokens, 1)] if wide else []
-    kernel = matvec(quant, rows, columns, intrinsics(), cut=cut, num_tokens=tokens, together=3, destination=destination)
+    finish = Floats(rows, destination)
+    kernel = matvec(quant, rows, columns, intrinsics(), cut=cut, num_tokens=tokens, together=3, finish=finish)
     out = np.full((tokens, destination.width), np.nan, np.float32)
     got = run(kernel, out, weights.reshape(-1).view(NUMPY[quant.dtype.itemsize]), packed, *added)
     own = slice(destination.offset, destination.offset + rows)
@@ -54,7 +56,9 @@ def test_a_gate_and_what_it_lets_through_are_one_launch():
     weights = random_weights(GGMLType.Q8_0, 14, 96)
     packed, values = quantise_rows(rng.standard_normal((2, 96)).astype(np.float32))
     quant = QUANTS[GGMLType.Q8_0]
-    kernel = matvec(quant, 14, 96, intrinsics(), cut=Plan(4, 1), num_tokens=2, gated=True)
+    kernel = matvec(
+        quant, 14, 96, intrinsics(), cut=Plan(4, 1), num_tokens=2, finish=Floats(7, Destination(7), gated=True)
+    )
     got = run(kernel, np.zeros((2, 7), np.float32), weights.reshape(-1).view(np.uint16), packed)
     gate, up = np.split(values @ dequantise(weights, GGMLType.Q8_0).T, 2, axis=1)
     np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * up, rtol=1e-4, atol=1e-4)

@@ -71,41 +71,42 @@ class LlvmliteCompiler(Compiler):
         Raises:
             CompileError: when LLVM cannot parse or verify the module.
         """
-        return _target_machine(self.arch).emit_object(self._optimised(self._fitting(src)))
+        return _fitting(self.arch, src)[1]
 
     def assembly(self, src: str) -> str:
         """The assembly listing of what ``compile`` makes, with LLVM's counts of registers and spills at its end."""
-        return _target_machine(self.arch).emit_assembly(self._optimised(self._fitting(src)))
+        return _target_machine(self.arch).emit_assembly(_fitting(self.arch, src)[0])
 
-    def _fitting(self, src: str) -> str:
-        """The source with its wish for waves a SIMD lowered to what LLVM can grant without spilling registers.
 
-        LLVM takes the wish as an order and would spill for it.
-        """
-        wish = _WAVES.search(src)
-        if wish is None:
-            return src
-        for waves in sorted({int(wish[1]), *_FEWER_WAVES}, reverse=True):
-            candidate = _WAVES.sub(f'"amdgpu-waves-per-eu"="{waves},16"', src)
-            if waves <= int(wish[1]) and not has_spills(
-                _target_machine(self.arch).emit_object(self._optimised(candidate))
-            ):
-                return candidate
-        return _WAVES.sub('"amdgpu-waves-per-eu"="1,16"', src)
+@functools.lru_cache(maxsize=8)
+def _fitting(arch: str, src: str) -> tuple[ModuleRef, bytes]:
+    """The optimised module and its object, with the source's wish for waves a SIMD lowered to what LLVM can grant.
 
-    def _optimised(self, src: str) -> ModuleRef:
-        from llvmlite import binding  # noqa: PLC0415
+    LLVM takes the wish as an order and would spill registers for it.
+    """
+    wish = _WAVES.search(src)
+    steps = [int(wish[1]), *(waves for waves in _FEWER_WAVES if waves < int(wish[1])), 1] if wish else [0]
+    for waves in steps:
+        module = _optimised(arch, _WAVES.sub(f'"amdgpu-waves-per-eu"="{waves},16"', src))
+        code = _target_machine(arch).emit_object(module)
+        if waves == steps[-1] or not has_spills(code):
+            return module, code
+    raise AssertionError("the last step returns")
 
-        context = binding.create_context()
-        try:
-            module = binding.parse_assembly(src, context)
-            module.triple = TRIPLE
-            module.data_layout = str(_target_machine(self.arch).target_data)
-            module.verify()
-        except RuntimeError as e:
-            raise CompileError(f"LLVM refuses the kernel for {self.arch}: {e}") from e
-        machine = _target_machine(self.arch)
-        options = binding.create_pipeline_tuning_options(speed_level=3)
-        passes = binding.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
-        return module
+
+def _optimised(arch: str, src: str) -> ModuleRef:
+    from llvmlite import binding  # noqa: PLC0415
+
+    context = binding.create_context()
+    try:
+        module = binding.parse_assembly(src, context)
+        module.triple = TRIPLE
+        module.data_layout = str(_target_machine(arch).target_data)
+        module.verify()
+    except RuntimeError as e:
+        raise CompileError(f"LLVM refuses the kernel for {arch}: {e}") from e
+    machine = _target_machine(arch)
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module

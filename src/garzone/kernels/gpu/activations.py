@@ -2,8 +2,8 @@
 
 Format, one row of K elements (K a multiple of 32) as uint32 words: K/4 words of int8 in natural order, then two words
 for every group of 32: the scale as float32, and the sums of the group's two halves as int16 (low half first). An
-element is its int8 times its group's scale. The half sums are what minima (Q4_K, Q5_1...) and offsets (Q6_K's -32,
-Q4_0's -8) need.
+element is its int8 times its group's scale; neighbouring groups may have been given the same one (``span``). The half
+sums are what minima (Q4_K, Q5_1...) and offsets (Q6_K's -32, Q4_0's -8) need.
 
 One scale for 32 elements serves every quant type, so that a tensor is quantised once whatever types read it; it is also
 more accurate than llama.cpp's one scale for 256. It does not hold the dot products (``quants``) nor the loops
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tinygrad.dtype import AddrSpace, dtypes
-from tinygrad.uop.ops import AxisType, KernelInfo, UOp
+from tinygrad.uop.ops import AxisType, UOp
 
-from garzone.kernels.gpu.intrinsics import Group, Intrinsics
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described
 
 GROUP = 32
-_THREADS = 256
-_PER_THREAD = 4  # consecutive elements of a thread: one word of int8
+_MOST_THREADS = 256
+PER_THREAD = 4  # consecutive elements of a thread: one word of int8
 Kernel = Callable[..., UOp]
 
 
@@ -74,10 +74,29 @@ def silu(x: UOp) -> UOp:
     return x / (1.0 + (x * -1.4426950408889634).exp2())
 
 
+def threads_for(num_elements: int) -> int:
+    """Threads of a workgroup that prepares a row: whole waves, and no more than have something to do."""
+    threads = LANES
+    while threads < _MOST_THREADS and threads * PER_THREAD < num_elements:
+        threads *= 2
+    return threads
+
+
+def own_element(index: UOp, thread: UOp, num_elements: int, threads: int, span: int) -> UOp:
+    """The first of the four elements of thread number ``index`` of a row.
+
+    Threads beyond the row repeat its last span: they must take part in the exchanges, and store what is there anyway.
+    """
+    element = index * PER_THREAD
+    if num_elements % (threads * PER_THREAD) == 0:
+        return element
+    return (element < num_elements).where(element, num_elements - span + (thread % (span // PER_THREAD)) * PER_THREAD)
+
+
 def _total_of_squares(x: UOp, first: UOp, num_elements: int, group: Group) -> UOp:
     """Sum of squares of one row, by all threads of the workgroup."""
-    step = UOp.range(-(-num_elements // _THREADS), 0, AxisType.REDUCE)
-    index = step * _THREADS + group.thread
+    step = UOp.range(-(-num_elements // group.num_threads), 0, AxisType.REDUCE)
+    index = step * group.num_threads + group.thread
     inside = index < num_elements
     value = x[first + inside.where(index, 0)].load()
     partial = UOp.placeholder((1,), dtypes.float, 0, addrspace=AddrSpace.REG)
@@ -96,6 +115,8 @@ def quantise(
     epsilon: float = 0.0,
     output: str = "int8",
     first_row: UOp | int = 0,
+    chosen: bool = False,
+    span: int = GROUP,
 ) -> Kernel:
     """A kernel that prepares activations for a matrix product.
 
@@ -104,31 +125,29 @@ def quantise(
         num_elements: elements a token; a multiple of 32.
         intrinsics: of the renderer.
         source: ``plain``: (out, x); ``norm``: (out, x, weight), RMSNorm with ``epsilon``; ``swiglu``: (out, x), where a
-        row of x
-            is the gate's elements and then the up projection's, and silu(gate) * up is taken.
+            row of x is the gate's elements and then the up projection's, and silu(gate) * up is taken.
         epsilon: of RMSNorm.
         output: ``int8``: uint32 words in this module's format; ``half``: packed f16 for prefill, two in a word, of each
         four elements first 0 and 2, then 1 and 3 (the order in
             which weights come out of bytes, see ``gemm``);
             ``float``: float32, for weights that are floats themselves.
         first_row: the row of x that becomes row 0.
+        chosen: the kernel's last argument is int32 [num_rows], which row of x becomes which.
+        span: elements that share a scale in int8; a multiple of the format's groups, which then repeat it.
     """
-    slices = -(-num_elements // (_THREADS * _PER_THREAD))
+    threads = threads_for(num_elements)
+    slices = -(-num_elements // (threads * PER_THREAD))
 
     def kernel(out: UOp, x: UOp, *rest: UOp) -> UOp:
-        part, row, thread = UOp.special(slices, "gidx0"), UOp.special(num_rows, "gidx1"), UOp.special(_THREADS, "lidx0")
-        group = Group(intrinsics, thread, _THREADS)
+        part, row, thread = UOp.special(slices, "gidx0"), UOp.special(num_rows, "gidx1"), UOp.special(threads, "lidx0")
+        group = Group(intrinsics, thread, threads)
         out, x = out.flatten(), x.flatten()
-        element = (part * _THREADS + thread) * _PER_THREAD
-        inside = element < num_elements
-        # Threads beyond the row repeat its last group: they must take part in the exchanges, and store what is there
-        # anyway.
-        element = inside.where(element, num_elements - GROUP + (thread % (GROUP // _PER_THREAD)) * _PER_THREAD)
-        if num_elements % (_THREADS * _PER_THREAD) == 0:
-            element = (part * _THREADS + thread) * _PER_THREAD
+        element = own_element(part * threads + thread, thread, num_elements, threads, span)
         row_width = num_elements * 2 if source == "swiglu" else num_elements
-        first = (row + first_row) * row_width
-        values = [x[first + element + i].load() for i in range(_PER_THREAD)]
+        # A row that nobody asked for is named -1.
+        taken = rest[-1].flatten()[row].load().maximum(0) if chosen else row + first_row
+        first = taken * row_width
+        values = [x[first + element + i].load() for i in range(PER_THREAD)]
         if source == "norm":
             total = _total_of_squares(x, first, num_elements, group)
             scale = (total * (1.0 / num_elements) + epsilon).rsqrt()
@@ -136,21 +155,30 @@ def quantise(
             values = [v * scale * weight[element + i].load() for i, v in enumerate(values)]
         elif source == "swiglu":
             values = [silu(v) * x[first + num_elements + element + i].load() for i, v in enumerate(values)]
-        stores = _STORES[output](Tile(out, row, element, values, num_elements), group)
-        name = f"prepare_{source}_{output}_{num_rows}_{num_elements}"
-        return UOp.group(*stores).sink(arg=KernelInfo(name=name, opts_to_apply=()))
+        stores = store_as(output, Tile(out, row, element, values, num_elements, span), group)
+        name = f"prepare_{source}_{output}{span}_{num_rows}_{num_elements}{'_chosen' if chosen else ''}"
+        return UOp.group(*stores).sink(arg=described(name), tag=1)
 
     return kernel
 
 
 class Tile(NamedTuple):
-    """What one thread stores: four finished values from ``element`` of ``row`` on; rows are ``num_elements`` long."""
+    """What one thread stores: four finished values from ``element`` of ``row`` on; rows are ``num_elements`` long.
+
+    ``span`` neighbouring elements have one scale where they are stored as int8.
+    """
 
     out: UOp
     row: UOp
     element: UOp
     values: list[UOp]
     num_elements: int
+    span: int = GROUP
+
+
+def store_as(output: str, tile: Tile, group: Group) -> list[UOp]:
+    """Stores a tile in one of the three forms; see ``quantise``."""
+    return _STORES[output](tile, group)
 
 
 def _store_floats(tile: Tile, group: Group) -> list[UOp]:
@@ -171,12 +199,12 @@ def _store_halves(tile: Tile, group: Group) -> list[UOp]:
 
 
 def _store_int8(tile: Tile, group: Group) -> list[UOp]:
-    out, row, element, values, num_elements = tile
-    threads = GROUP // _PER_THREAD
+    out, row, element, values, num_elements, span = tile
+    threads = GROUP // PER_THREAD
     largest = values[0].abs()
     for v in values[1:]:
         largest = largest.maximum(v.abs())
-    largest = group.max(largest, threads)
+    largest = group.max(largest, span // PER_THREAD)
     inverse = (largest > 0).where(127.0 / largest, 0.0)
     rounded: list[UOp] = []
     for v in values:

@@ -1,8 +1,8 @@
 """Attention kernels: rotation and cache write, scores and weighted sum split over waves, putting the parts together.
 
-The cache is float16, two elements in a uint32: keys and values both (kv heads, positions, head_dim / 2). It does not
-allocate (``offers`` does) and does not know about sequences: a launch covers ``rows`` neighbouring positions of one of
-them.
+The cache is float16, two elements in a uint32: keys and values both (slots, kv heads, positions, head_dim / 2). It does
+not allocate (``heads`` does) and does not decide what runs: ``places`` says for every row which slot and which position
+is its own.
 
 A wave takes the query heads that share a kv head and walks over positions 32 at a time. For the scores a lane is a
 position: it reads that position's key once for all heads, and the query comes through scalar registers. For the
@@ -13,20 +13,31 @@ through local memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tinygrad.dtype import AddrSpace, dtypes
-from tinygrad.uop.ops import AxisType, KernelInfo, UOp
+from tinygrad.uop.ops import AxisType, UOp
 
-from garzone.kernels.gpu.activations import Kernel, pack_halves
-from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, half_to_float
+from garzone.kernels.gpu.activations import (
+    GROUP,
+    PER_THREAD,
+    Kernel,
+    Tile,
+    own_element,
+    pack_halves,
+    store_as,
+    threads_for,
+)
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, half_to_float
 
 _MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
 _LOG2_E = 1.4426950408889634
 _MOST_HEADS = 8  # query heads of a wave; more would not leave registers for the key
 _MIN_WAVES = 1000
-# Parts cost (size + 2) * 4 bytes a head and split, written and read: at 64 a fifth of reading 4,096 positions of a 7B
-# model.
-_MOST_SPLITS = 64
+_MOST_SPLITS = 256
+# Parts cost (size + 2) * 4 bytes a head and split, written and read: with two steps or more a fifth of what a 7B
+# model's wave reads of the cache.
+_STEPS_OF_A_SPLIT = 2
 _STEPS_BETWEEN = 4  # positions whose weights are read from local memory at once
 
 
@@ -38,9 +49,10 @@ class Heads:
         queries: query heads.
         keys: key and value heads; divides ``queries``.
         size: elements of a head; a multiple of 32 up to 256.
-        positions: room in the cache, a multiple of 32; rows may be written up to its end.
+        positions: room of a slot in the cache, a multiple of 32.
         rotated: how many leading elements of a head are rotated.
         adjacent: whether elements (0, 1), (2, 3)... are rotated together, rather than (0, half), (1, half + 1)...
+        slots: sequences that the cache holds.
     """
 
     queries: int
@@ -49,6 +61,7 @@ class Heads:
     positions: int
     rotated: int
     adjacent: bool
+    slots: int = 1
 
     @property
     def words(self) -> int:
@@ -58,7 +71,7 @@ class Heads:
     @property
     def cache_words(self) -> int:
         """Words of the keys, or of the values, of one layer."""
-        return self.keys * self.positions * self.words
+        return self.slots * self.keys * self.positions * self.words
 
     @property
     def together(self) -> int:
@@ -69,43 +82,68 @@ class Heads:
     def splits(self, rows: int) -> int:
         """Waves that share the positions of one row: enough to fill the card when the context is long."""
         waves = rows * self.queries // self.together
-        return max(1, min(-(-_MIN_WAVES // waves), self.positions // LANES, _MOST_SPLITS))
+        most = max(1, self.positions // LANES // _STEPS_OF_A_SPLIT)
+        return max(1, min(-(-_MIN_WAVES // waves), most, _MOST_SPLITS))
+
+    @property
+    def query_scale(self) -> float:
+        """What queries are multiplied by before they are cached as f16: scores are then exponents of two."""
+        return self.size**-0.5 * _LOG2_E
+
+    def cached(self, place: Place, head: UOp, word: UOp) -> UOp:
+        """Where in the cache a word of a kv head lies."""
+        return ((place.slot * self.keys + head) * self.positions + place.position) * self.words + word
 
 
-def rotate_and_store(heads: Heads, rows: int, start: UOp, count: UOp | int) -> Kernel:
+class Place(NamedTuple):
+    """Where a row belongs: its slot, its position (0 where there is none), and whether it is a row at all."""
+
+    slot: UOp
+    position: UOp
+    is_real: UOp
+
+
+def place_of(heads: Heads, places: UOp, row: UOp) -> Place:
+    """The place of a row.
+
+    ``places`` is int32 [rows, 2]: slot and position, -1 for a row that only pads the batch.
+    """
+    position = places[row * 2 + 1].load()
+    slot = places[row * 2].load().maximum(0).minimum(heads.slots - 1) if heads.slots > 1 else UOp.const(0, dtypes.int)
+    return Place(slot, position.maximum(0).minimum(heads.positions - 1), position > -1)
+
+
+def rotate_and_store(heads: Heads, rows: int) -> Kernel:
     """A kernel that rotates queries and keys and writes keys and values into the cache.
 
-    Arguments: (queries, keys, values, qkv, rope). queries: uint32 [rows, heads.queries, words], f16, already multiplied
-    by size ** -0.5 and log2(e); keys, values: the cache; qkv: float32 [rows, (queries + 2 keys) * size]; rope: float32
-    [positions, rotated / 2, 2], cosine and sine. Rows from ``count`` on are not written to the cache.
+    Arguments: (queries, keys, values, qkv, places, rope). queries: uint32 [rows, heads.queries, words], f16, already
+    multiplied by ``query_scale``; keys, values: the cache; qkv: float32 [rows, (queries + 2 keys) * size]; places: see
+    ``place_of``; rope: float32 [positions, rotated / 2, 2], cosine and sine. Padding is not written to the cache.
     """
     all_heads = heads.queries + 2 * heads.keys
 
-    def kernel(queries: UOp, keys: UOp, values: UOp, qkv: UOp, rope: UOp) -> UOp:
+    def kernel(*buffers: UOp) -> UOp:
+        queries, keys, values, qkv, places, rope = buffers
         head, row = UOp.special(all_heads, "gidx0"), UOp.special(rows, "gidx1")
         word = UOp.special(heads.words, "lidx0")
         qkv, rope = qkv.flatten(), rope.flatten()
         base = (row * all_heads + head) * heads.size
-        real = row < count
-        position = real.where(row + start, start)  # rows that are not real must not read past the table either
+        place = place_of(heads, places.flatten(), row)
+        position, real = place.position, place.is_real
         plain = [qkv[base + word * 2 + i].load() for i in range(2)]
         turned = [_rotated(heads, (qkv, base), word * 2 + i, (rope, position * heads.rotated)) for i in range(2)]
         is_query, is_key = head < heads.queries, head < heads.queries + heads.keys
-        scale = is_query.where(heads.size**-0.5 * _LOG2_E, 1.0)
+        scale = is_query.where(heads.query_scale, 1.0)
         packed = pack_halves(*[is_key.where(t * scale, p) for t, p in zip(turned, plain, strict=True)])
         key_head = is_key.where(head - heads.queries, 0).maximum(0)
         value_head = (head - heads.queries - heads.keys).maximum(0)
-
-        def cached(of: UOp) -> UOp:
-            return (of * heads.positions + position) * heads.words + word
-
         query_place = (row * heads.queries + is_query.where(head, 0)) * heads.words + word
         stores = (
             queries.flatten()[query_place.valid(is_query)].store(packed),
-            keys.flatten()[cached(key_head).valid(is_key & ~is_query & real)].store(packed),
-            values.flatten()[cached(value_head).valid(~is_key & real)].store(packed),
+            keys.flatten()[heads.cached(place, key_head, word).valid(is_key & ~is_query & real)].store(packed),
+            values.flatten()[heads.cached(place, value_head, word).valid(~is_key & real)].store(packed),
         )
-        return UOp.group(*stores).sink(arg=KernelInfo(name=f"rotate_{rows}_{all_heads}_{heads.size}", opts_to_apply=()))
+        return UOp.group(*stores).sink(arg=described(f"rotate_{rows}_{all_heads}_{heads.size}"), tag=1)
 
     return kernel
 
@@ -135,26 +173,32 @@ def part_floats(heads: Heads, rows: int) -> int:
     return rows * heads.queries * heads.splits(rows) * (heads.size + 2)
 
 
-def attend(heads: Heads, rows: int, intrinsics: Intrinsics, start: UOp) -> Kernel:
-    """A kernel for causal attention of ``rows`` queries from position ``start`` on over the cache.
+def _shares(length: UOp, splits: int) -> tuple[UOp, UOp]:
+    """How many steps of 32 positions there are, and how many of them each split takes."""
+    all_steps = (length + (LANES - 1)) // LANES
+    return all_steps, (all_steps + (splits - 1)) // splits
 
-    Arguments: (parts, queries, keys, values). parts: float32, see ``part_floats``: for every row, query head and split
-    first the unnormalised sum of values, then the largest score, then the sum of weights. The rest as
+
+def attend(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
+    """A kernel for causal attention of ``rows`` queries over the cache, each over its slot up to its own position.
+
+    Arguments: (parts, queries, keys, values, places). parts: float32, see ``part_floats``: for every row, query head
+    and split first the unnormalised sum of values, then the largest score, then the sum of weights. The rest as
     ``rotate_and_store`` left it.
     """
     together, words, share = heads.together, heads.words, heads.size // LANES
     tiles, splits = heads.queries // together, heads.splits(rows)
 
-    def kernel(parts: UOp, queries: UOp, keys: UOp, values: UOp) -> UOp:
+    def kernel(parts: UOp, queries: UOp, keys: UOp, values: UOp, places: UOp) -> UOp:
         tile, split = UOp.special(tiles, "gidx0"), UOp.special(splits, "gidx1")
         row, lane = UOp.special(rows, "gidx2"), UOp.special(LANES, "lidx0")
         parts, queries, keys, values = (b.flatten() for b in (parts, queries, keys, values))
         group = Group(intrinsics, lane, LANES)
-        first_head = tile * together
-        cache = (first_head // (heads.queries // heads.keys)) * (heads.positions * words)
-        length = start + row + 1
-        all_steps = (length + (LANES - 1)) // LANES
-        steps = (all_steps + (splits - 1)) // splits
+        first_head, zero = tile * together, UOp.const(0, dtypes.int)
+        place = place_of(heads, places.flatten(), row)
+        cache = heads.cached(place._replace(position=zero), first_head // (heads.queries // heads.keys), zero)
+        length = place.position + 1
+        all_steps, steps = _shares(length, splits)
         own_steps = (all_steps - split * steps).minimum(steps).maximum(1)  # one, all masked, where there is nothing
         state = UOp.placeholder((together * (share + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
@@ -199,7 +243,7 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics, start: UOp) -> Kerne
             ]
             results += [parts[base + heads.size].store(state[h].load()), parts[base + heads.size + 1].store(total)]
         name = f"attend_{rows}_{heads.queries}_{heads.keys}_{heads.size}_s{splits}_w12"
-        return UOp.group(*results).sink(arg=KernelInfo(name=name, opts_to_apply=()))
+        return UOp.group(*results).sink(arg=described(name), tag=1)
 
     return kernel
 
@@ -257,32 +301,42 @@ def _elements(values: UOp, at: UOp, lane: UOp, share: int) -> list[UOp]:
     return [half_to_float(word, i) for word in found for i in range(2)]
 
 
-def gather_parts(heads: Heads, rows: int) -> Kernel:
-    """A kernel that puts the splits' parts together: (out, parts), out float32 [rows, queries * size]."""
-    splits = heads.splits(rows)
-    stride = heads.size + 2
+def gather_parts(
+    heads: Heads, rows: int, intrinsics: Intrinsics, *, output: str = "float", span: int = GROUP
+) -> Kernel:
+    """A kernel that puts the splits' parts together: (out, parts, places).
 
-    def kernel(out: UOp, parts: UOp) -> UOp:
-        head, row = UOp.special(heads.queries, "gidx0"), UOp.special(rows, "gidx1")
-        element = UOp.special(heads.size, "lidx0")
+    ``output`` and ``span`` are those of ``activations.quantise``: the result is stored in the form that the next
+    product reads, without a launch of its own.
+    """
+    splits, stride, count = heads.splits(rows), heads.size + 2, heads.queries * heads.size
+    threads = threads_for(count)
+
+    def kernel(out: UOp, parts: UOp, places: UOp) -> UOp:
+        slice_, row = UOp.special(-(-count // (threads * PER_THREAD)), "gidx0"), UOp.special(rows, "gidx1")
+        thread = UOp.special(threads, "lidx0")
         out, parts = out.flatten(), parts.flatten()
-        base = (row * heads.queries + head) * splits * stride
-        state = UOp.placeholder((3,), dtypes.float, 0, addrspace=AddrSpace.REG)
-        state = state.after(state[0].store(UOp.const(_MASKED, dtypes.float)), state[1].store(0.0), state[2].store(0.0))
-        split = UOp.range(splits, 0, AxisType.REDUCE)
-        before = state.after(split)
-        at = base + split * stride
-        largest = before[0].load().maximum(parts[at + heads.size].load())
-        old, new = (before[0].load() - largest).exp2(), (parts[at + heads.size].load() - largest).exp2()
-        stores = (
-            state[0].store(largest),
-            state[1].store(before[1].load() * old + parts[at + heads.size + 1].load() * new),
-            state[2].store(before[2].load() * old + parts[at + element].load() * new),
+        element = own_element(slice_ * threads + thread, thread, count, threads, span)
+        at = (row * heads.queries + element // heads.size) * splits * stride
+        inside = element % heads.size
+        all_steps, steps = _shares(place_of(heads, places.flatten(), row).position + 1, splits)
+        used = (all_steps + (steps - 1)) // steps  # the splits behind these had nothing to do
+        state = UOp.placeholder((2 + PER_THREAD,), dtypes.float, 0, addrspace=AddrSpace.REG)
+        state = state.after(
+            state[0].store(UOp.const(_MASKED, dtypes.float)), *[state[i].store(0.0) for i in range(1, 2 + PER_THREAD)]
         )
-        state = state.after(UOp.group(*stores).end(split))
-        result = state[2].load() / state[1].load()
-        store = out[(row * heads.queries + head) * heads.size + element].store(result)
-        name = f"gather_{rows}_{heads.queries}_{heads.size}_s{splits}"
-        return store.sink(arg=KernelInfo(name=name, opts_to_apply=()))
+        split = UOp.range(used.minimum(splits), 0, AxisType.REDUCE)
+        before = state.after(split)
+        base = at + split * stride
+        largest = before[0].load().maximum(parts[base + heads.size].load())
+        old, new = (before[0].load() - largest).exp2(), (parts[base + heads.size].load() - largest).exp2()
+        found = [parts[base + heads.size + 1].load(), *[parts[base + inside + i].load() for i in range(PER_THREAD)]]
+        stores = [state[i + 1].store(before[i + 1].load() * old + value * new) for i, value in enumerate(found)]
+        state = state.after(UOp.group(state[0].store(largest), *stores).end(split))
+        values = [state[i + 2].load() / state[1].load() for i in range(PER_THREAD)]
+        group = Group(intrinsics, thread, threads)
+        results = store_as(output, Tile(out, row, element, values, count, span), group)
+        name = f"gather_{output}{span}_{rows}_{heads.queries}_{heads.size}_s{splits}"
+        return UOp.group(*results).sink(arg=described(name), tag=1)
 
     return kernel

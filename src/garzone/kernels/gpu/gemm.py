@@ -12,11 +12,11 @@ of the first operand and of column l % 16 of the second; of the result, element 
 from __future__ import annotations
 
 from tinygrad.dtype import AddrSpace, dtypes
-from tinygrad.uop.ops import AxisType, KernelInfo, UOp
+from tinygrad.uop.ops import AxisType, UOp
 
 from garzone.kernels.gpu.activations import Kernel, Row
-from garzone.kernels.gpu.intrinsics import LANES, Intrinsics, halves_of
-from garzone.kernels.gpu.matvec import Destination, clamped
+from garzone.kernels.gpu.finish import Destination, clamped
+from garzone.kernels.gpu.intrinsics import LANES, Intrinsics, described, halves_of
 from garzone.kernels.gpu.quants import Quant, Run, Step, block_elements, units
 
 TILE = 16
@@ -99,7 +99,7 @@ def gemm(
                     place = destination.place(token, row).valid(inside)
                     results.append(out[place].store(destination.add(token, row, total, rest)))
         name = f"gemm_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{destination.suffix}"
-        return UOp.group(*results).sink(arg=KernelInfo(name=name, opts_to_apply=()))
+        return UOp.group(*results).sink(arg=described(name), tag=1)
 
     return kernel
 

@@ -14,12 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tinygrad.dtype import AddrSpace, DType, dtypes
-from tinygrad.renderer import Renderer
+from tinygrad.renderer import Estimates, Renderer
 from tinygrad.uop import Ops
-from tinygrad.uop.ops import UOp
+from tinygrad.uop.ops import KernelInfo, UOp
 
 _FIRST_SLOT = 64  # kernels number their own registers and local arrays from 0
 LANES = 32  # a wave on RDNA3 (wave32), a warp on CUDA, a SIMD-group on Metal
+
+
+def described(name: str) -> KernelInfo:
+    """A kernel's name. Its work is not estimated: loops may depend on what is in memory.
+
+    The sink that has this must be tagged, so that tinygrad leaves it as it is: it would drop the estimates.
+    """
+    return KernelInfo(name=name, opts_to_apply=(), estimates=Estimates())
 
 
 def inline(code: str, dtype: DType, *sources: UOp) -> UOp:

@@ -1,8 +1,8 @@
 """Decode products: packed weights times one or a few quantised activation rows, on any GPU.
 
 A wave computes ``rows`` outputs; its lanes walk along the row in steps, each lane on its own piece of a block. What a
-piece is worth is the quant type's business (``quants``); how activations are stored is ``activations``'. It does not
-decide when to launch.
+piece is worth is the quant type's business (``quants``), what becomes of the sums ``finish``'; how activations are
+stored is ``activations``'. It does not decide when to launch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import reduce
 
 from tinygrad.dtype import AddrSpace, dtypes
-from tinygrad.uop.ops import AxisType, KernelInfo, UOp
+from tinygrad.uop.ops import AxisType, UOp
 
 from garzone.kernels.gpu import float_types, k_quants, legacy_quants
-from garzone.kernels.gpu.activations import Kernel, Row, num_words, silu
-from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics
+from garzone.kernels.gpu.activations import Kernel, Row, num_words
+from garzone.kernels.gpu.finish import Destination, Finish, Floats, Sums, clamped
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described
 from garzone.kernels.gpu.quants import Quant, Step, block_elements, units
 from garzone.kernels.layouts import GGMLType
 
@@ -43,7 +44,7 @@ QUANTS: dict[GGMLType, Quant] = {
 }
 
 # Fewer waves than this leave a 7900 XT (168 SIMDs) without enough loads in flight.
-_MIN_WAVES = 1000
+MIN_WAVES = 1000
 _MAX_SPLITS = 8
 # Wished for: all the waves that a SIMD can hold, 96 registers each. The name carries the number to the compiler, which
 # grants what it can without spilling (amd/compiler.py).
@@ -67,43 +68,6 @@ class Plan:
         return -(-num_outputs // self.rows) * self.splits
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where a product's results go.
-
-    Attributes:
-        width: elements of a row of the output, which may hold several matrices' results side by side.
-        offset: where in it this matrix's results begin.
-        addends: how many float32 buffers are added: ``True`` for one of the output's shape (a residual), ``False`` for
-        one
-            row of ``width`` (a bias).
-    """
-
-    width: int
-    offset: int = 0
-    addends: tuple[bool, ...] = ()
-
-    @property
-    def suffix(self) -> str:
-        """For a kernel's name."""
-        return f"_{self.width}_{self.offset}" + "".join("_residual" if whole else "_bias" for whole in self.addends)
-
-    def place(self, row: UOp | int, column: UOp) -> UOp:
-        """Where in the output one result of a token's row goes."""
-        return column + self.offset + row * self.width
-
-    def add(self, row: UOp | int, column: UOp, value: UOp, addends: tuple[UOp, ...]) -> UOp:
-        """A result with the addends."""
-        for whole, addend in zip(self.addends, addends, strict=True):
-            value = value + addend.flatten()[self.place(row, column) if whole else column + self.offset].load()
-        return value
-
-
-def clamped(row: UOp, count: int) -> UOp:
-    """The row itself, or the last one beyond it, which is then computed and stored twice, the same both times."""
-    return (row < count).where(row, count - 1) if row.vmax >= count else row
-
-
 def is_float(quant: Quant) -> bool:
     """Whether the weights are floats in the file, and are therefore multiplied by float activations."""
     return quant.ggml_type in float_types.TYPES
@@ -119,15 +83,19 @@ def steps_of(quant: Quant, num_inputs: int) -> int:
     return -(-num_inputs // (block_elements(quant) * (LANES // quant.lanes)))
 
 
-def plan(quant: Quant, num_outputs: int, num_inputs: int) -> Plan:
+def plan(quant: Quant, num_outputs: int, num_inputs: int, *, num_rows: int = 0, num_tokens: int = 1) -> Plan:
     """Four rows a wave where registers allow it and that leaves enough waves, then two, then one; rows are split last.
 
-    A launch that cannot reach 1,000 waves at all takes what gives most of them.
+    A launch that cannot reach 1,000 waves at all takes what gives most of them. ``num_rows`` asks for that many rows a
+    wave and leaves only the splits to choose. Several tokens take registers, too: then two rows are the most.
     """
     steps = steps_of(quant, num_inputs)
     candidates = [Plan(4, 1), Plan(2, 1), Plan(4, 2), Plan(2, 2), Plan(2, 4), Plan(1, 2), Plan(1, 4), Plan(1, 8)]
-    possible = [c for c in candidates if c.splits <= min(steps, _MAX_SPLITS) and c.rows <= quant.max_rows]
-    enough = [c for c in possible if c.num_waves(num_outputs) >= _MIN_WAVES]
+    if num_rows:
+        candidates = [Plan(num_rows, splits) for splits in (1, 2, 4, 8)]
+    most_rows = num_rows or (quant.max_rows if num_tokens == 1 else 2)
+    possible = [c for c in candidates if c.splits <= min(steps, _MAX_SPLITS) and c.rows <= most_rows]
+    enough = [c for c in possible if c.num_waves(num_outputs) >= MIN_WAVES]
     return enough[0] if enough else max(possible, key=lambda c: c.num_waves(num_outputs))
 
 
@@ -140,10 +108,9 @@ def matvec(
     cut: Plan | None = None,
     num_tokens: int = 1,
     together: int = 4,
-    gated: bool = False,
-    destination: Destination | None = None,
+    finish: Finish | None = None,
 ) -> Kernel:
-    """A kernel for ``custom_kernel``: (out, weights, activations, *addends).
+    """A kernel for ``custom_kernel``: (out, weights, activations, *addends), or what ``finish`` asks for.
 
     Args:
         quant: the weights' type.
@@ -153,10 +120,9 @@ def matvec(
         cut: how to divide the work; by default ``plan``'s choice.
         num_tokens: activation rows.
         together: how many of them share one pass over the weights; the launch makes as many passes as are needed.
-        gated: the first half of the weights' rows is a gate: there are half as many results, silu(gate) * the rest.
-        destination: where in a wider output the results go, and what is added to them.
+        finish: what becomes of the sums; by default they are stored as float32.
 
-    Buffers: out float32 [num_tokens, destination.width]; weights in ``quant.dtype``; activations uint32
+    Buffers: out float32 [num_tokens, width of the destination]; weights in ``quant.dtype``; activations uint32
     [num_tokens, activation_words(quant, num_inputs)], as ``quantise`` writes them: float32 for weights that are floats,
     int8 for all others.
     """
@@ -164,37 +130,35 @@ def matvec(
     if num_inputs % block_elements(quant):
         block = f"{quant.ggml_type.name}'s block of {block_elements(quant)}"
         raise ValueError(f"a row of {num_inputs} is no multiple of {block}")
-    num_results = num_outputs // 2 if gated else num_outputs
-    results_together = max(1, cut.rows // 2) if gated else cut.rows
-    destination = destination or Destination(num_results)
+    done = finish or Floats(num_outputs, Destination(num_outputs))
+    waves = done.waves(cut.rows)
+    if waves > 1 and cut.splits > 1:
+        raise ValueError("waves that share a span of results cannot share rows, too")
     num_columns = min(together, num_tokens)
-    name = f"matvec_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}{'_gated' if gated else ''}"
-    name += f"_r{cut.rows}_s{cut.splits}{destination.suffix}_w{_WAVES_PER_SIMD}"
+    name = f"matvec_{quant.ggml_type.name}_{num_outputs}_{num_inputs}_{num_tokens}"
+    name += f"_r{cut.rows}_s{cut.splits}{done.suffix}_w{_WAVES_PER_SIMD}"
 
-    def kernel(out: UOp, weights: UOp, activations: UOp, *rest: UOp) -> UOp:
-        tile, lane = UOp.special(-(-num_results // results_together), "gidx0"), UOp.special(LANES, "lidx0")
+    def kernel(*buffers: UOp) -> UOp:
+        outs, (weights, activations, *rest) = buffers[: done.num_outs], buffers[done.num_outs :]
+        own, lane = UOp.special(done.num_tiles(cut.rows) // waves, "gidx0"), UOp.special(LANES, "lidx0")
         batch = UOp.special(-(-num_tokens // num_columns), "gidx1")
-        split = UOp.special(cut.splits, "lidx1") if cut.splits > 1 else UOp.const(0, dtypes.int)
-        results = [clamped(tile * results_together + r, num_results) for r in range(results_together)]
+        inner = UOp.special(cut.splits * waves, "lidx1") if cut.splits * waves > 1 else UOp.const(0, dtypes.int)
+        split = inner if waves == 1 else UOp.const(0, dtypes.int)
+        tile = own if waves == 1 else own * waves + inner
         tokens = [clamped(batch * num_columns + c, num_tokens) for c in range(num_columns)]
-        rows = results + [r + num_results for r in results] if gated else results
+        rows = done.rows(tile, cut.rows)
         walk = _Walk(quant, num_inputs, cut.splits, intrinsics)
         sums = walk.sums(weights.flatten(), rows, (activations.flatten(), tokens), split, lane)
-        group = Group(intrinsics, split * LANES + lane, LANES * cut.splits)
+        group = Group(intrinsics, inner * LANES + lane, LANES * cut.splits * waves)
         totals = [group.sum(sums[i].load()) for i in range(len(rows) * num_columns)]
         if cut.splits > 1:
             totals = _across(totals, split, cut.splits)
         stores: list[UOp] = []
         for c, token in enumerate(tokens):
-            own = totals[c * len(rows) : (c + 1) * len(rows)]
-            if gated:
-                own = [silu(g) * u for g, u in zip(own[: len(results)], own[len(results) :], strict=True)]
-            for result, total in zip(results, own, strict=True):
-                # Every lane stores: the same value, which is cheaper than a branch.
-                place, value = destination.place(token, result), destination.add(token, result, total, rest)
-                is_token = batch * num_columns + c < num_tokens
-                stores.append(out.flatten()[place.valid(is_token) if num_tokens % num_columns else place].store(value))
-        return UOp.group(*stores).sink(arg=KernelInfo(name=name, opts_to_apply=()))
+            is_token = batch * num_columns + c < num_tokens if num_tokens % num_columns else None
+            found = Sums(tile, token, is_token, totals[c * len(rows) : (c + 1) * len(rows)], group)
+            stores += done.store(found, tuple(out.flatten() for out in outs), tuple(rest))
+        return UOp.group(*stores).sink(arg=described(name), tag=1)
 
     return kernel
 

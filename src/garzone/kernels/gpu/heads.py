@@ -1,0 +1,146 @@
+"""Attention of a model on a GPU: its caches, and which kernels a step launches.
+
+It writes no device code (``attention`` does) and does not know which sequence is in which slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+from tinygrad.dtype import dtypes
+from tinygrad.tensor import Tensor
+from tinygrad.uop.ops import UOp
+
+from garzone.kernels.gpu.activations import Kernel
+from garzone.kernels.gpu.attention import Heads, attend, gather_parts, part_floats, rotate_and_store
+from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
+from garzone.kernels.gpu.intrinsics import LANES, described
+from garzone.kernels.gpu.linear import Unrotated
+from garzone.kernels.launch import count, launch, start
+from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step, write
+
+_MOST_SIZE = 256
+_THREADS = 256
+
+
+class Attention:
+    """Attention of every layer with the same sizes."""
+
+    def __init__(self, spec: AttentionSpec, place: Place):
+        self._place, self._intrinsics = place, intrinsics_of(place)
+        self._heads = Heads(
+            queries=spec.num_heads,
+            keys=spec.num_kv_heads,
+            size=spec.head_dim,
+            positions=-(-place.num_ctx // LANES) * LANES,
+            rotated=spec.rope_dims,
+            adjacent=spec.rope_pairs is RopePairs.ADJACENT,
+        )
+        key = ("gpu rope", spec.rope.tobytes())
+        if key not in place.shared:
+            # Positions that the cache has beyond the context are never used, but must be readable.
+            table = np.zeros((self._heads.positions, *spec.rope.shape[1:]), np.float32)
+            table[: len(spec.rope)] = spec.rope
+            place.shared[key] = place.upload(table)
+        self._rope: Tensor = place.shared[key]
+
+    def new_cache(self) -> Cache:
+        """Zeroed keys and values of one layer."""
+        zeros = np.zeros(self._heads.cache_words, np.uint32)
+        return self._place.upload(zeros), self._place.upload(zeros)
+
+    def new_caches(self, num_layers: int, num_slots: int) -> list[Cache]:
+        """The caches of all layers, each for that many slots. From then on steps are about these."""
+        self._heads = replace(self._heads, slots=num_slots)
+        return [self.new_cache() for _ in range(num_layers)]
+
+    def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
+        """See AttentionFunction. Takes the whole cache from the device: for what happens once a conversation."""
+        rows = [array[slot, :, start : start + count] for array in self._arrays(cache)]
+        return np.stack(rows).transpose(2, 0, 1, 3)
+
+    def write_rows(self, cache: Cache, slot: int, start: int, rows: np.ndarray) -> None:
+        """See AttentionFunction."""
+        for which, (tensor, array) in enumerate(zip(cache, self._arrays(cache), strict=True)):
+            array[slot, :, start : start + len(rows)] = rows[:, which].transpose(1, 0, 2)
+            write(tensor, array)
+
+    def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """See AttentionFunction. Nothing leaves the device."""
+        which = self._place.shared.setdefault("gpu copied rows", None)
+        if which is None:
+            which = self._place.shared["gpu copied rows"] = self._place.upload(np.zeros(3, np.int32))
+        write(which, np.array([from_slot, to_slot, num_rows], np.int32))
+        step = Step(1, which, 0, 1)
+        for tensor in cache:
+            launch(_copy_kernel(self._heads), step, tensor, which)[0].realize()
+
+    def _arrays(self, cache: Cache) -> tuple[np.ndarray, ...]:
+        """Keys and values as float16 (slots, kv heads, positions, size), copied from the device."""
+        heads = self._heads
+        shape = (heads.slots, heads.keys, heads.positions, heads.size)
+        return tuple(tensor.numpy().view(np.float16).reshape(shape).copy() for tensor in cache)
+
+    def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
+        """See AttentionFunction. In a ``Batch`` the result is ``Pending``."""
+        heads, rows = self._heads, step.rows
+        places = step.places if isinstance(step, Batch) else self._places(step)
+        given = [empty(self._place, dtypes.uint32, rows, heads.queries, heads.words), *cache]
+        product = cast("Tensor | Unrotated", qkv)
+        turned = product.into_heads(heads, given, self._rope) if isinstance(product, Unrotated) else None
+        if turned is None:
+            floats = product.as_form(Form("float")) if isinstance(product, Unrotated) else product
+            turned = run(rotate_and_store(heads, rows), step, *given, floats, places, self._rope)
+        queries, keys, values = turned[:3]
+        parts = empty(self._place, dtypes.float, part_floats(heads, rows))
+        parts = run(attend(heads, rows, self._intrinsics), step, parts, queries, keys, values, places)[0]
+
+        def gathered(form: Form) -> Tensor:
+            columns = heads.queries * heads.size
+            out = empty(self._place, form.dtype, rows, form.words(columns))
+            kernel = gather_parts(heads, rows, self._intrinsics, output=form.output, span=form.span)
+            return run(kernel, step, out, parts, places)[0].reshape(rows, -1)
+
+        result = Pending(gathered) if isinstance(step, Batch) else gathered(Form("float"))
+        return cast(Tensor, result), (keys, values)
+
+    def _places(self, step: Step) -> Tensor:
+        """The places of a step that says where it begins: position start + row, -1 from ``count`` on."""
+        out = empty(self._place, dtypes.int, step.rows * 2)
+        return launch(_places_kernel(step), step, out)[0]
+
+
+def _places_kernel(step: Step) -> Kernel:
+    def kernel(out: UOp) -> UOp:
+        row = UOp.special(step.rows, "gidx0")
+        position = (row < count(step)).where(row + start(step), -1)
+        stores = (out[row * 2].store(UOp.const(0, dtypes.int)), out[row * 2 + 1].store(position))
+        return UOp.group(*stores).sink(arg=described(f"places_{step.rows}"), tag=1)
+
+    return kernel
+
+
+def _copy_kernel(heads: Heads) -> Kernel:
+    """Copies the first positions of a slot to another: (cache, which), which int32 [from slot, to slot, positions]."""
+    words = heads.positions * heads.words
+
+    def kernel(cache: UOp, which: UOp) -> UOp:
+        index = UOp.special(-(-words // _THREADS), "gidx0") * _THREADS + UOp.special(_THREADS, "lidx0")
+        head = UOp.special(heads.keys, "gidx1")
+        inside = (index < words) & (index // heads.words < which[2].load())
+        source, target = [
+            (which[i].load().maximum(0).minimum(heads.slots - 1) * heads.keys + head) * words + inside.where(index, 0)
+            for i in range(2)
+        ]
+        store = cache.flatten()[target.valid(inside)].store(cache.flatten()[source].load())
+        return store.sink(arg=described(f"copy_rows_{heads.slots}_{heads.keys}_{words}"), tag=1)
+
+    return kernel
+
+
+def build_attention(spec: AttentionSpec, place: Place) -> Attention | None:
+    """Attention, or None where sizes do not fit the kernels' lanes or the cache must be float32."""
+    fits = spec.head_dim % LANES == 0 and spec.head_dim <= _MOST_SIZE and not spec.exact_cache
+    return Attention(spec, place) if fits else None

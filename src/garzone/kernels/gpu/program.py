@@ -1,0 +1,113 @@
+"""A model's step on a GPU: captured once for a few sizes of batch, replayed for any rows of any slots.
+
+Takes the place of one captured step for each slot where all of a model's operations are ours. What is captured names
+its rows by tensors on the device (``batch``), so nothing but a few numbers is sent before a step and no variable is
+bound.
+It does not decide which rows run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from tinygrad.tensor import Tensor
+
+from garzone.kernels.gpu.batch import Batch
+from garzone.kernels.gpu.heads import Attention
+from garzone.kernels.launch import Captured
+from garzone.kernels.registry import Place, write
+
+if TYPE_CHECKING:
+    from garzone.kernels.registry import AttentionFunction, Cache
+
+# Batches are filled up to one of these numbers of rows. Up to eight rows are decoded, more are a prompt's; a tile of
+# matrix instructions takes 64.
+_SIZES = (1, 2, 4, 8, 64)
+_FEW_WANTED = (1, 8)  # rows of a prompt's batch whose logits are computed; more cost as much as all
+States = Callable[[Batch, "list[Cache]"], Tensor]
+Output = Callable[[Tensor, Batch], Tensor]
+
+
+def new_caches(attention: AttentionFunction, num_layers: int, num_slots: int) -> list[Cache]:
+    """The caches of a model whose attention is ours, each for that many slots."""
+    return cast(Attention, attention).new_caches(num_layers, num_slots)
+
+
+class _Captured:
+    """One size of batch: its tensors, and the step captured at its first use."""
+
+    def __init__(self, place: Place, rows: int, num_wanted: int, compute: Callable[[Batch], Tensor]) -> None:
+        self._host = [np.zeros(size, np.int32) for size in (rows, rows * 2, num_wanted)]
+        device = [place.upload(array) for array in self._host]
+        batch = Batch(rows, device[0], 0, rows, places=device[1], wanted=device[2], num_wanted=num_wanted)
+        self._device = device
+        self.step = Captured(lambda: compute(batch).realize())
+
+    def __call__(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> np.ndarray:
+        tokens, places, chosen = self._host
+        tokens[:], places[:], chosen[:] = 0, -1, -1
+        count = len(token_ids)
+        tokens[:count], chosen[: len(wanted)] = token_ids, wanted
+        places[0 : 2 * count : 2], places[1 : 2 * count : 2] = slots, positions
+        for tensor, array in zip(self._device, self._host, strict=True):
+            write(tensor, array)
+        return self.step().numpy()
+
+
+class Program:
+    """The steps of a model with caches of several slots. One caller at a time."""
+
+    def __init__(self, place: Place, states: States, output: Output, caches: list[Cache]) -> None:
+        """Take over a model; nothing is compiled yet.
+
+        Args:
+            place: where it is.
+            states: computes the states of all rows of a batch and writes the caches.
+            output: computes the logits of a batch's wanted rows from its states.
+            caches: of all layers, as ``new_caches`` gave them.
+        """
+        self._place, self._states, self._output, self._caches = place, states, output, caches
+        self._captured: dict[tuple[int, int], _Captured] = {}
+
+    def run(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """Run one row for each token, which goes to a position of a slot.
+
+        Returns:
+            float32 [len(wanted), at least the vocabulary]: logits of those rows.
+        """
+        size = self._size(len(token_ids))
+        few = size if size <= _SIZES[-2] else next((n for n in _FEW_WANTED if n >= len(wanted)), size)
+        logits = self._step(size, few)(token_ids, slots, positions, wanted)
+        return logits.reshape(few, -1)[: len(wanted)]
+
+    def run_to_states(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> np.ndarray:
+        """As `run`, but float32 [len(wanted), hidden]: what the output would have been computed from."""
+        size = self._size(len(token_ids))
+        states = self._step(size, 0)(token_ids, slots, positions, ())
+        return states.reshape(size, -1)[list(wanted)]
+
+    def captured_step(self, rows: int) -> Captured:
+        """What is replayed for that many rows, all of them wanted, for whoever counts its launches."""
+        return self._step(self._size(rows), self._size(rows)).step
+
+    def _size(self, rows: int) -> int:
+        return next((size for size in _SIZES if size >= rows), self._place.chunk_tokens)
+
+    def _step(self, size: int, num_wanted: int) -> _Captured:
+        """The captured step; without wanted rows it ends at the states."""
+        if (size, num_wanted) not in self._captured:
+
+            def compute(batch: Batch) -> Tensor:
+                states = self._states(batch, self._caches)
+                return self._output(states, batch) if num_wanted else states
+
+            self._captured[size, num_wanted] = _Captured(self._place, size, max(num_wanted, 1), compute)
+        return self._captured[size, num_wanted]

@@ -1,0 +1,126 @@
+"""Whole models made of the GPU kernels: what they compute, how often they launch, that they compile for gfx1100."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tinygrad.helpers import DEV, Target
+from tinygrad.runtime import ops_null
+
+from garzone.engine.model_runner import ModelRunner, Row
+from garzone.kernels import portable
+from garzone.kernels.amd.compiler import has_spills
+from garzone.kernels.amd.renderer import install
+from garzone.kernels.gpu.offers import can_batch
+from garzone.kernels.gpu.program import Program
+from garzone.kernels.layouts import GGMLType
+from garzone.kernels.registry import Registry, default_registry
+from tests.kernels.gpu.models import gpu_runner, write_quantised
+from tests.kernels.gpu.oracle import DEVICE
+
+Q4, Q8 = GGMLType.Q4_0, GGMLType.Q8_0
+TOKENS = [5, 9, 2, 7, 11, 3]
+
+
+@pytest.fixture
+def gfx1100(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """tinygrad's device that computes nothing, compiling for a Radeon RX 7900."""
+    before = DEV.value
+    DEV.value = [Target.parse("NULL:AMDGARZONE:gfx1100")]
+    install("NULL")
+    monkeypatch.setattr(ops_null, "NULL_ALLOW_COPYOUT", True)
+    yield "NULL"
+    DEV.value = before
+
+
+def launches(runner: ModelRunner, rows: int) -> list[str]:
+    program = runner._program
+    assert isinstance(program, Program)
+    return [launched.arg.name for launched in program.captured_step(rows).programs]
+
+
+@pytest.mark.parametrize(
+    ("types", "most"),
+    [({"": Q8}, 8), ({"attn_v": Q4, "": Q8}, 9)],
+    ids=["one type", "values of another type than queries and keys"],
+)
+def test_decoding_takes_eight_launches_a_layer_all_of_which_compile_for_gfx1100(
+    types: dict[str, GGMLType], most: int, tmp_path: Path, gfx1100: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    for num_layers in (1, 2):
+        path = write_quantised(
+            tmp_path / "tiny.gguf",
+            types,
+            architecture="qwen2",
+            num_layers=num_layers,
+            num_heads=8,
+            num_kv_heads=2,
+            hidden=512,
+            feed_forward=1024,
+        )
+        runner = gpu_runner(path, gfx1100, monkeypatch, num_ctx=4096, num_slots=2)
+        runner.decode(1, 0, slot=1)
+        counts.append(len(launches(runner, 1)))
+        program = runner._program
+        assert isinstance(program, Program)
+        assert not any(has_spills(launched.src[3].arg) for launched in program.captured_step(1).programs)
+    assert counts[1] - counts[0] <= most
+
+
+@pytest.mark.slow
+def test_a_prompt_and_a_batch_compile_for_gfx1100(
+    tmp_path: Path, gfx1100: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, num_layers=1, num_heads=8, hidden=512, feed_forward=1024)
+    runner = gpu_runner(path, gfx1100, monkeypatch, num_ctx=1024, num_slots=4)
+    runner.prefill([1] * 100, 0)
+    runner.step([Row(slot, 0, 1, True) for slot in range(1, 4)])
+
+
+def expected(path: Path) -> list[np.ndarray]:
+    """Logits after each token, computed by the portable implementation from unrounded activations."""
+    runner = ModelRunner.load(path, num_ctx=64, device="CPU", registry=Registry(portable.OFFERS))
+    return [runner.decode(token, position) for position, token in enumerate(TOKENS)]
+
+
+def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    # Activations are rounded to int8 (0.4 % of a group's largest), queries, keys and values to f16.
+    assert np.corrcoef(got, want)[0, 1] > 0.999
+    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_a_model_gives_what_the_portable_implementation_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "hidden": 32, "feed_forward": 32, "vocabulary": 12}
+    path = write_quantised(tmp_path / "tiny.gguf", {"attn_v": Q4, "": Q8}, architecture="qwen2", **sizes)
+    runner = gpu_runner(path, DEVICE, monkeypatch, num_ctx=64, num_slots=2)
+    assert can_batch(runner.implementations)
+    for position, want in enumerate(expected(path)[:2]):
+        assert_same(runner.decode(TOKENS[position], position, slot=1), want)
+
+
+@pytest.mark.slow
+def test_rows_of_several_slots_share_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "hidden": 64, "feed_forward": 64, "vocabulary": 12}
+    path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, **sizes)
+    runner, want = gpu_runner(path, DEVICE, monkeypatch, num_ctx=64, num_slots=3), expected(path)
+    # A prompt in one slot and the first tokens of another, mixed; two more rows than a batch has.
+    rows = [Row(2, position, TOKENS[position], position == 4) for position in range(5)]
+    rows[2:2] = [Row(0, 0, TOKENS[0], True)]
+    for got, index in zip(runner.step(rows), (0, 4), strict=True):
+        assert_same(got, want[index])
+    runner.copy_rows(2, 1, 4)
+    kept = runner.read_rows(2, 0, 5)
+    for got, index in zip(runner.step([Row(0, 1, TOKENS[1], True), Row(1, 4, TOKENS[4], True)]), (1, 4), strict=True):
+        assert_same(got, want[index])
+    runner.write_rows(0, 0, 5, kept)
+    assert_same(runner.decode(TOKENS[5], 5, slot=0), want[5])
+
+
+def test_the_default_registry_prefers_gpu_kernels_on_gpus_alone() -> None:
+    registry = default_registry()
+    names = {device: {offer.name for offer in registry._offers if offer.device == device} for device in ("AMD", "CUDA")}
+    assert names["AMD"] == {"AMD gpu embed", "AMD gpu linear", "AMD gpu attention"}
+    assert {name.replace("CUDA", "AMD") for name in names["CUDA"]} == names["AMD"]
+    assert not any("gpu" in offer.name for offer in registry._offers if offer.device in ("", "CPU"))
