@@ -41,6 +41,7 @@ def write_quantised(path: Path, types: dict[str, GGMLType], *, vocabulary: int =
 
 def gpu_runner(path: Path, device: str, monkeypatch: pytest.MonkeyPatch, **given: Any) -> ModelRunner:
     """A runner that computes with the GPU kernels on any of tinygrad's devices."""
-    monkeypatch.setattr(model_runner, "open_device", lambda _: device)
     registry = Registry((*portable.OFFERS, *offers.offers((device,))))
-    return ModelRunner.load(path, registry=registry, **given)
+    with monkeypatch.context() as patched:
+        patched.setattr(model_runner, "open_device", lambda _: device)
+        return ModelRunner.load(path, registry=registry, **given)

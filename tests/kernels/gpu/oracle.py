@@ -17,6 +17,7 @@ from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
 from garzone.kernels.amd.renderer import install
+from garzone.kernels.gpu.arranged_quants import ARRANGED, arranged
 from garzone.kernels.gpu.intrinsics import Intrinsics, intrinsics_for
 from garzone.kernels.layouts import BLOCK, GGMLType
 
@@ -66,16 +67,21 @@ def random_weights(ggml_type: GGMLType, rows: int, columns: int, seed: int = 0) 
     return blocks.reshape(rows, -1)
 
 
+def in_device_order(weights: np.ndarray, ggml_type: GGMLType) -> np.ndarray:
+    """The bytes as the kernels read them."""
+    return arranged(ggml_type, weights.reshape(-1)) if ggml_type in ARRANGED else weights.reshape(-1)
+
+
 def dequantise(weights: np.ndarray, ggml_type: GGMLType) -> np.ndarray:
     """Float64 matrix by the gguf package."""
     return gguf.quants.dequantize(weights, gguf.GGMLQuantizationType(int(ggml_type))).astype(np.float64)
 
 
-def quantise_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantise_rows(x: np.ndarray, span: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """The format of ``activations``: uint32 [rows, words], and the float64 values it stands for."""
     rows, count = x.shape
     groups = x.astype(np.float32).reshape(rows, -1, 32)
-    largest = np.abs(groups).max(-1, keepdims=True)
+    largest = np.abs(x.astype(np.float32)).reshape(rows, -1, span).max(-1).repeat(span // 32, -1)[..., None]
     scale = (largest / np.float32(127)).astype(np.float32)
     inverse = np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, np.float32(1)), 0).astype(
         np.float32

@@ -11,7 +11,7 @@ from garzone.kernels.gpu.matvec import QUANTS
 from garzone.kernels.gpu.quants import block_elements, units
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.gfx1100 import listing
-from tests.kernels.gpu.oracle import dequantise, intrinsics, random_weights, run
+from tests.kernels.gpu.oracle import dequantise, in_device_order, intrinsics, random_weights, run
 
 NUMPY = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -38,7 +38,7 @@ def error(ggml_type: GGMLType, shape: tuple[int, int, int], destination: Destina
     ]
     out = np.full((tokens, destination.width), np.nan, np.float32)
     kernel = gemm(quant, shape, intrinsics(), destination)
-    got = run(kernel, out, weights.reshape(-1).view(NUMPY[quant.dtype.itemsize]), halves(x), *added)
+    got = run(kernel, out, in_device_order(weights, ggml_type).view(NUMPY[quant.dtype.itemsize]), halves(x), *added)
     matrix, x = dequantise(weights, ggml_type), x.astype(np.float64)
     own = slice(destination.offset, destination.offset + outputs)
     want = x @ matrix.T + sum(a[:, own] for a in added)

@@ -6,7 +6,7 @@ import pytest
 from garzone.kernels.gpu.finish import Destination, Floats
 from garzone.kernels.gpu.matvec import QUANTS, Plan, is_float, matvec, plan
 from garzone.kernels.layouts import BLOCK, GGMLType
-from tests.kernels.gpu.oracle import dequantise, intrinsics, quantise_rows, random_weights, run
+from tests.kernels.gpu.oracle import dequantise, in_device_order, intrinsics, quantise_rows, random_weights, run
 
 NUMPY = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -18,13 +18,15 @@ def product(ggml_type: GGMLType, rows: int, columns: int, cut: Plan, *, tokens: 
     weights = random_weights(ggml_type, rows, columns)
     x = rng.standard_normal((tokens, columns)).astype(np.float32)
     x[0, :32] = 0  # a group without a scale
-    packed, values = (x.view(np.uint32), x.astype(np.float64)) if is_float(quant) else quantise_rows(x)
+    packed, values = (
+        (x.view(np.uint32), x.astype(np.float64)) if is_float(quant) else quantise_rows(x, getattr(quant, "span", 32))
+    )
     destination = Destination(rows + 3, 2, (True, False)) if wide else Destination(rows)
     added = [rng.standard_normal((n, destination.width)).astype(np.float32) for n in (tokens, 1)] if wide else []
     finish = Floats(rows, destination)
     kernel = matvec(quant, rows, columns, intrinsics(), cut=cut, num_tokens=tokens, together=3, finish=finish)
     out = np.full((tokens, destination.width), np.nan, np.float32)
-    got = run(kernel, out, weights.reshape(-1).view(NUMPY[quant.dtype.itemsize]), packed, *added)
+    got = run(kernel, out, in_device_order(weights, ggml_type).view(NUMPY[quant.dtype.itemsize]), packed, *added)
     own = slice(destination.offset, destination.offset + rows)
     assert np.isnan(np.delete(got, np.arange(own.start, own.stop), axis=1)).all()
     matrix = dequantise(weights, ggml_type)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tinygrad.helpers import DEV, Target
 from tinygrad.runtime import ops_null
+from tinygrad.uop.ops import UOp
 
 from garzone.engine.model_runner import ModelRunner, Row
 from garzone.kernels import portable
@@ -15,11 +16,20 @@ from garzone.kernels.amd.renderer import install
 from garzone.kernels.gpu.offers import can_batch
 from garzone.kernels.gpu.program import Program
 from garzone.kernels.layouts import GGMLType
-from garzone.kernels.registry import Registry, default_registry
+from garzone.kernels.registry import (
+    AttentionSpec,
+    EmbedSpec,
+    LinearSpec,
+    Matrix,
+    Registry,
+    RopePairs,
+    default_registry,
+)
 from tests.kernels.gpu.models import gpu_runner, write_quantised
 from tests.kernels.gpu.oracle import DEVICE
 
 Q4, Q8 = GGMLType.Q4_0, GGMLType.Q8_0
+MATRIX = Matrix("w", Q8, 32, 32, lambda: np.zeros(32 * 34, np.uint8))
 TOKENS = [5, 9, 2, 7, 11, 3]
 
 
@@ -34,10 +44,11 @@ def gfx1100(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     DEV.value = before
 
 
-def launches(runner: ModelRunner, rows: int) -> list[str]:
-    program = runner._program
+def programs(runner: ModelRunner, rows: int) -> list[UOp]:
+    """What one step of that many rows launches."""
+    program = runner._program  # pyright: ignore[reportPrivateUsage]
     assert isinstance(program, Program)
-    return [launched.arg.name for launched in program.captured_step(rows).programs]
+    return program.captured_step(rows).programs
 
 
 @pytest.mark.parametrize(
@@ -62,10 +73,9 @@ def test_decoding_takes_eight_launches_a_layer_all_of_which_compile_for_gfx1100(
         )
         runner = gpu_runner(path, gfx1100, monkeypatch, num_ctx=4096, num_slots=2)
         runner.decode(1, 0, slot=1)
-        counts.append(len(launches(runner, 1)))
-        program = runner._program
-        assert isinstance(program, Program)
-        assert not any(has_spills(launched.src[3].arg) for launched in program.captured_step(1).programs)
+        launched = programs(runner, 1)
+        counts.append(len(launched))
+        assert not any(has_spills(program.src[3].arg) for program in launched)
     assert counts[1] - counts[0] <= most
 
 
@@ -119,8 +129,13 @@ def test_rows_of_several_slots_share_a_step(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_default_registry_prefers_gpu_kernels_on_gpus_alone() -> None:
-    registry = default_registry()
-    names = {device: {offer.name for offer in registry._offers if offer.device == device} for device in ("AMD", "CUDA")}
-    assert names["AMD"] == {"AMD gpu embed", "AMD gpu linear", "AMD gpu attention"}
-    assert {name.replace("CUDA", "AMD") for name in names["CUDA"]} == names["AMD"]
-    assert not any("gpu" in offer.name for offer in registry._offers if offer.device in ("", "CPU"))
+    specs = (
+        EmbedSpec(MATRIX),
+        LinearSpec((MATRIX,)),
+        AttentionSpec(1, 1, 32, np.zeros((1, 16, 2), np.float32), RopePairs.HALVES),
+    )
+    for device in ("AMD", "CUDA", "NV", "METAL"):
+        names = [default_registry().offers_for(spec, device)[0].name for spec in specs]
+        assert names == [f"{device} gpu embed", f"{device} gpu linear", f"{device} gpu attention"]
+    for spec in specs:
+        assert not any("gpu" in offer.name for offer in default_registry().offers_for(spec, "CPU"))

@@ -12,6 +12,7 @@ from functools import reduce
 from tinygrad.dtype import DType, dtypes
 from tinygrad.uop.ops import UOp
 
+from garzone.kernels.gpu.activations import GROUP
 from garzone.kernels.gpu.intrinsics import bfloat_to_float, half_to_float
 from garzone.kernels.gpu.quants import FLOAT_ELEMENTS, Run, Step
 from garzone.kernels.layouts import GGMLType
@@ -25,6 +26,7 @@ class Floats:
     dtype: DType = dtypes.uint32
     lanes: int = 1
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> list[UOp]:
         """See ``Quant``."""
@@ -35,10 +37,10 @@ class Floats:
         count = FLOAT_ELEMENTS if self.ggml_type is GGMLType.F32 else FLOAT_ELEMENTS // 2
         return [weights[base + i].load() for i in range(count)]
 
-    def dot(self, step: Step, loaded: list[UOp], prepared: list[UOp]) -> UOp:
+    def dot(self, step: Step, loaded: list[UOp], prepared: list[UOp]) -> list[UOp]:
         """See ``Quant``."""
         products = [weight * x for weight, x in zip(self._floats(loaded), prepared, strict=True)]
-        return reduce(lambda a, b: a + b, products)
+        return [reduce(lambda a, b: a + b, products)]
 
     def runs(self, step: Step, loaded: list[UOp]) -> list[Run]:
         """See ``Quant``."""

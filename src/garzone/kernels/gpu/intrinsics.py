@@ -79,10 +79,16 @@ class Intrinsics:
     Attributes:
         name: for kernel names and messages.
         dot4: keyed by the signedness of the first operand; the second is signed: four int8 products added to an int32.
+        dot4_unsigned: the same of two unsigned operands.
+        permutes_beyond: whether selectors of 8 to 11 give the sign of bytes 1, 3, 5, 7 (0 or 255), 12 gives 0 and
+            larger ones 255, as RDNA3's v_perm_b32 does.
         permute_bytes: bytes of {0}:{1} (bytes 7..4 and 3..0) selected by the low three bits of each byte of {2}.
+        mixed_signs: whether dot4's unsigned operand may have bytes above 127.
         multiply24: int32 product of two values that fit 24 signed bits.
+        multiply_add24: the same, added to an int32.
         dot2: two f16 products added to a float32.
         halves: bytes SELECTOR of {0} as f16 with SUBTRAHEND added, times {1}, plus {2}, pairs of f16 all of them.
+        opaque: an instruction that is none, of a TYPE.
         load: 32 bits from an address that is only aligned to SIZE bytes.
         exchange: value (float) of lane ``lane ^ mask``, keyed by the mask; {1} is the thread's number.
         has_wmma: whether 16x16x16 f16 matrix products with RDNA3's register layout exist.
@@ -90,9 +96,14 @@ class Intrinsics:
 
     name: str
     dot4_code: dict[bool, str] = field(default_factory=dict)
+    dot4_unsigned_code: str = ""
     permute_code: str = ""
+    permutes_beyond: bool = False
+    mixed_signs: bool = True
     multiply24_code: str = ""
+    multiply_add24_code: str = ""
     dot2_code: str = ""
+    opaque_code: str = ""
     load_code: str = ""
     halves_code: str = ""
     exchange_code: dict[int, str] = field(default_factory=dict)
@@ -105,6 +116,14 @@ class Intrinsics:
         byte: Callable[[int], UOp] = lambda i: signed_byte(a, i) if signed else unsigned_byte(a, i).cast(dtypes.int)  # noqa: E731
         for i in range(4):
             c = c + byte(i) * signed_byte(b, i)
+        return c
+
+    def dot4_unsigned(self, a: UOp, b: UOp, c: UOp) -> UOp:
+        """As ``dot4``, of unsigned bytes both; only where ``mixed_signs``."""
+        if self.dot4_unsigned_code:
+            return inline(self.dot4_unsigned_code, dtypes.int, a, b, c)
+        for i in range(4):
+            c = c + (unsigned_byte(a, i) * unsigned_byte(b, i)).cast(dtypes.int)
         return c
 
     def permute_bytes(self, high: UOp, low: UOp, selector: UOp) -> UOp:
@@ -123,6 +142,18 @@ class Intrinsics:
     def multiply24(self, a: UOp, b: UOp) -> UOp:
         """Product of two int32 that fit 24 bits: full rate where a 32-bit multiply takes four slots."""
         return inline(self.multiply24_code, dtypes.int, a, b) if self.multiply24_code else a * b
+
+    def multiply_add24(self, a: UOp, b: UOp, c: UOp) -> UOp:
+        """``c`` plus the product of two int32 that fit 24 bits; not taken apart where it is one instruction."""
+        code = self.multiply_add24_code
+        return inline(code, dtypes.int, a, b, c) if code else c + self.multiply24(a, b)
+
+    def as_it_is(self, value: UOp) -> UOp:
+        """The same float or uint32; the compiler may not see how it came about, nor compute it another way."""
+        if not self.opaque_code:
+            return value
+        code = self.opaque_code.replace("TYPE", "float" if value.dtype == dtypes.float else "i32")
+        return inline(code, value.dtype, value)
 
     def dot2(self, a: UOp, b: UOp, c: UOp) -> UOp:
         """``c`` plus the two products of the halves of ``a`` and ``b``: f16 in, float32 sum."""
@@ -245,8 +276,17 @@ AMD = Intrinsics(
         False: "{o} = call i32 @llvm.amdgcn.sudot4(i1 false, i32 {0}, i1 true, i32 {1}, i32 {2}, i1 false)",
         True: "{o} = call i32 @llvm.amdgcn.sudot4(i1 true, i32 {0}, i1 true, i32 {1}, i32 {2}, i1 false)",
     },
+    dot4_unsigned_code="{o} = call i32 @llvm.amdgcn.sudot4(i1 false, i32 {0}, i1 false, i32 {1}, i32 {2}, i1 false)",
     permute_code="{o} = call i32 @llvm.amdgcn.perm(i32 {0}, i32 {1}, i32 {2})",
+    permutes_beyond=True,
     multiply24_code="{o} = call i32 @llvm.amdgcn.mul.i24.i32(i32 {0}, i32 {1})",
+    # The empty instruction keeps LLVM from adding several products in another order, which takes an addition more.
+    multiply_add24_code=(
+        '{o}_c = call i32 asm "", "=v,0"(i32 {2}) #1\n'
+        "  {o}_p = call i32 @llvm.amdgcn.mul.i24.i32(i32 {0}, i32 {1})\n"
+        "  {o} = add i32 {o}_p, {o}_c"
+    ),
+    opaque_code='{o} = call TYPE asm "", "=v,0"(TYPE {0}) #1',
     dot2_code=(
         "{o}_a = bitcast i32 {0} to <2 x half>\n  {o}_b = bitcast i32 {1} to <2 x half>\n"
         "  {o} = call float @llvm.amdgcn.fdot2(<2 x half> {o}_a, <2 x half> {o}_b, float {2}, i1 false)"
@@ -267,6 +307,7 @@ AMD = Intrinsics(
 # NVIDIA has no mixed-sign __dp4a; every unsigned operand in these kernels is at most 127, where both readings agree.
 CUDA = Intrinsics(
     "cuda",
+    mixed_signs=False,
     dot4_code=dict.fromkeys((False, True), "__dp4a((int)({0}), (int)({1}), {2})"),
     permute_code="__byte_perm({1}, {0}, (({2})&7)|((({2})>>4)&0x70)|((({2})>>8)&0x700)|((({2})>>12)&0x7000))",
     multiply24_code="__mul24({0}, {1})",

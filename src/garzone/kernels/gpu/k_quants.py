@@ -1,9 +1,9 @@
-"""Lane programs of the types with 256 elements a block: Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS.
+"""Lane programs of the types with 256 elements a block that are read as the file has them: Q4_K, Q5_K, Q6_K, IQ4_XS.
 
 Four lanes own a block, 64 elements each, eight blocks a step. Two cuts exist. Q4_K, Q5_K and IQ4_XS keep 64
-neighbouring elements together: lane j owns sub-blocks 2j and 2j+1 of 32. Q2_K, Q3_K and Q6_K spread a byte over
-elements that lie 32 apart: lane j = 2h + f owns, in half h of the block, elements 32k + 16f to 32k + 16f + 15 for k = 0
-to 3, that is four sub-blocks of 16. What lanes and steps are is said in ``quants``.
+neighbouring elements together: lane j owns sub-blocks 2j and 2j+1 of 32. Q6_K spreads a byte over elements that lie 32
+apart: lane j = 2h + f owns, in half h of the block, elements 32k + 16f to 32k + 16f + 15 for k = 0 to 3, that is four
+sub-blocks of 16. What lanes and steps are is said in ``quants``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tinygrad.dtype import DType, dtypes
 from tinygrad.uop.ops import UOp
 
-from garzone.kernels.gpu.activations import group_sum
+from garzone.kernels.gpu.activations import GROUP, group_sum
 from garzone.kernels.gpu.intrinsics import half_to_float, signed_byte, unsigned_byte
 from garzone.kernels.gpu.quants import (
     IQ4_VALUES,
@@ -35,7 +35,7 @@ from garzone.kernels.layouts import GGMLType
 
 
 class Pair(NamedTuple):
-    """Activations of 64 neighbouring elements: 16 words, two scales, two scaled sums."""
+    """Activations of 64 neighbouring elements: 16 words, two scales, two scaled sums with the sign turned."""
 
     words: list[UOp]
     scales: list[UOp]
@@ -50,10 +50,11 @@ class Quad(NamedTuple):
     sums: list[UOp]
 
 
-def _pair(step: Step) -> Pair:
+def pair_of(step: Step) -> Pair:
+    """The activations of the lane's 64 elements."""
     groups = step.row.groups(step.block * 8 + step.piece * 2, 2)
     scales = [step.keep(scale) for scale, _ in groups]
-    sums = [scale * to_float(group_sum(packed)) for scale, (_, packed) in zip(scales, groups, strict=True)]
+    sums = [scale * to_float(group_sum(packed) * -1) for scale, (_, packed) in zip(scales, groups, strict=True)]
     return Pair(step.row.words(step.block * 256 + step.piece * 64, 16), scales, sums)
 
 
@@ -83,7 +84,8 @@ def _every_byte(value: UOp) -> UOp:
     return value.cast(dtypes.uint32) * 0x01010101
 
 
-def _weighted(terms: list[tuple[UOp, UOp]]) -> UOp:
+def weighted(terms: list[tuple[UOp, UOp]]) -> UOp:
+    """The sum of the products."""
     total = terms[0][0] * terms[0][1]
     for a, b in terms[1:]:
         total = total + a * b
@@ -99,10 +101,11 @@ class Nibbles:
     dtype: DType = dtypes.uint32
     lanes: int = 4
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Pair:
         """See ``Quant``."""
-        return _pair(step)
+        return pair_of(step)
 
     def _selectors(self, step: Step) -> tuple[UOp, ...]:
         """What makes picking the lane's scales free of branches.
@@ -130,7 +133,7 @@ class Nibbles:
         first = 48 if self.has_fifth_bit else 16
         return header, fifth, words_at(step, weights, base, step.piece * 32 + first, 8)
 
-    def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]], prepared: Pair) -> UOp:
+    def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]], prepared: Pair) -> list[UOp]:
         """See ``Quant``."""
         low, high = self._numbers(step, loaded)
         dots = [
@@ -138,9 +141,9 @@ class Nibbles:
             to_float(dot_words(step, high, prepared.words[8:], zero())),
         ]
         scales, minima = self._scales(step, loaded[0])
-        total = _weighted([(s * x, d) for s, x, d in zip(scales, prepared.scales, dots, strict=True)])
-        below = _weighted(list(zip(minima, prepared.scaled_sums, strict=True)))
-        return half_to_float(loaded[0][0]) * total - half_to_float(loaded[0][0], 1) * below
+        total = weighted([(s * x, d) for s, x, d in zip(scales, prepared.scales, dots, strict=True)])
+        below = weighted(list(zip(minima, prepared.scaled_sums, strict=True)))
+        return [half_to_float(loaded[0][0]) * total, half_to_float(loaded[0][0], 1) * below]
 
     def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp]]) -> list[Run]:
         """See ``Quant``."""
@@ -185,6 +188,7 @@ class SixBits:
     dtype: DType = dtypes.uint16
     lanes: int = 4
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Quad:
         """See ``Quant``."""
@@ -202,14 +206,16 @@ class SixBits:
             element_at(weights, base, 208),
         )
 
-    def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
+    def dot(
+        self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp], prepared: Quad
+    ) -> list[UOp]:
         """See ``Quant``."""
         # Starting from -32 times the activations' sum is what subtracting 32 from every weight comes to.
         numbers, scales = self._numbers(loaded), self._scales(step, loaded)
         dots = [dot_words(step, numbers[k], prepared.words[k], prepared.sums[k] * -32) for k in range(4)]
         products = [step.intrinsics.multiply24(scales[k], dots[k]) for k in range(4)]
-        total = _weighted([(prepared.scales[k], to_float(products[k])) for k in range(4)])
-        return half_to_float(loaded[4]) * total
+        total = weighted([(prepared.scales[k], to_float(products[k])) for k in range(4)])
+        return [half_to_float(loaded[4]) * total]
 
     def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], list[UOp], UOp]) -> list[Run]:
         """See ``Quant``."""
@@ -233,119 +239,6 @@ class SixBits:
 
 
 @dataclass(frozen=True)
-class TwoBits:
-    """Q2_K: two bits, sixteen 4-bit scales and minima, two f16 factors."""
-
-    ggml_type: GGMLType = GGMLType.Q2_K
-    dtype: DType = dtypes.uint32
-    lanes: int = 4
-    max_rows: int = 4
-
-    def prepare(self, step: Step) -> Quad:
-        """See ``Quant``."""
-        return _quad(step)
-
-    def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], UOp]:
-        """See ``Quant``."""
-        half, side = step.piece // 2, step.piece % 2
-        return (
-            words_at(step, weights, base, half * 8, 2),
-            words_at(step, weights, base, half * 32 + side * 16 + 16, 4),
-            element_at(weights, base, 80),
-        )
-
-    def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
-        """See ``Quant``."""
-        _, packed, factors = loaded
-        wide, narrow = self._scales(step, loaded)
-        products: list[tuple[UOp, UOp]] = []
-        minima: list[tuple[UOp, UOp]] = []
-        for k in range(4):
-            # The first three are taken where they stand, four and sixteen times too large, which the scale makes good.
-            factor = (1.0, 0.25, 0.0625, 1.0)[k]
-            numbers = [(w >> 6) & 0x03030303 if k == 3 else w & (0x03030303 << (2 * k)) for w in packed]
-            total = to_float(dot_words(step, numbers, prepared.words[k], zero()))
-            products.append((wide[k] * (prepared.scales[k] * factor), total))
-            minima.append((narrow[k], prepared.scales[k] * to_float(prepared.sums[k])))
-        return half_to_float(factors) * _weighted(products) - half_to_float(factors, 1) * _weighted(minima)
-
-    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp]) -> list[Run]:
-        """See ``Quant``."""
-        wide, narrow = self._scales(step, loaded)
-        factor, below = half_to_float(loaded[2]), half_to_float(loaded[2], 1)
-        numbers = [[(w >> (2 * k)) & 0x03030303 for w in loaded[1]] for k in range(4)]
-        return _four_runs(step, numbers, 0, [factor * w for w in wide], [below * n for n in narrow])
-
-    def _scales(self, step: Step, loaded: tuple[list[UOp], list[UOp], UOp]) -> tuple[list[UOp], list[UOp]]:
-        """Four scales and four minima, still without the block's factors."""
-        chosen = step.intrinsics.permute_bytes(loaded[0][1], loaded[0][0], _own_scales(step))
-        parts = chosen & LOW_NIBBLES, (chosen >> 4) & LOW_NIBBLES
-        wide, narrow = ([to_float(unsigned_byte(part, k)) for k in range(4)] for part in parts)
-        return wide, narrow
-
-
-@dataclass(frozen=True)
-class ThreeBits:
-    """Q3_K: two bits and a mask of third bits, minus 4; sixteen 6-bit scales minus 32, one f16 factor."""
-
-    ggml_type: GGMLType = GGMLType.Q3_K
-    dtype: DType = dtypes.uint16
-    lanes: int = 4
-    max_rows: int = 2
-
-    def prepare(self, step: Step) -> Quad:
-        """See ``Quant``."""
-        return _quad(step)
-
-    def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], list[UOp], list[UOp], UOp]:
-        """See ``Quant``: third bits, two bits, scales, factor."""
-        half, side = step.piece // 2, step.piece % 2
-        return (
-            words_at(step, weights, base, side * 16, 4),
-            words_at(step, weights, base, half * 32 + side * 16 + 32, 4),
-            words_at(step, weights, base, 96, 3),
-            element_at(weights, base, 108),
-        )
-
-    def dot(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp], prepared: Quad) -> UOp:
-        """See ``Quant``."""
-        numbers, scales = self._numbers(step, loaded), self._scales(step, loaded)
-        dots = [dot_words(step, numbers[k], prepared.words[k], prepared.sums[k] * -4) for k in range(4)]
-        terms = [(prepared.scales[k] * scales[k], to_float(dots[k])) for k in range(4)]
-        return half_to_float(loaded[3]) * _weighted(terms)
-
-    def runs(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[Run]:
-        """See ``Quant``."""
-        factor = half_to_float(loaded[3])
-        scales = [factor * scale for scale in self._scales(step, loaded)]
-        return _four_runs(step, self._numbers(step, loaded), 4, scales)
-
-    def _numbers(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[list[UOp]]:
-        """The four sub-blocks, one weight to a byte."""
-        third, packed = loaded[:2]
-        half = (step.piece // 2).cast(dtypes.uint32)
-        bits = [(w << (2 - half * 2)) >> (half * 2) for w in third]  # bit 4h + k comes to lie at bit 2 + k
-        return [
-            [((p >> (2 * k)) & 0x03030303) | ((b >> k) & 0x04040404) for p, b in zip(packed, bits, strict=True)]
-            for k in range(4)
-        ]
-
-    def _scales(self, step: Step, loaded: tuple[list[UOp], list[UOp], list[UOp], UOp]) -> list[UOp]:
-        """Four scales, still without the block's factor.
-
-        Sub-block 8h + 2k + f: the low four bits are nibble h of byte 2k + f, the high two are bits 4h + 2 (k // 2) of
-        byte 8 + (2k + f) % 4.
-        """
-        scales = loaded[2]
-        side, shift = _every_byte(step.piece % 2), (step.piece // 2).cast(dtypes.uint32) * 4
-        permute = step.intrinsics.permute_bytes
-        low = (permute(scales[1], scales[0], side + 0x06040200) >> shift) & LOW_NIBBLES
-        high = permute(scales[2], scales[2], side + 0x02000200) >> shift
-        numbers = low | ((high << 4) & 0x00003030) | ((high << 2) & 0x30300000)
-        return [to_float(unsigned_byte(numbers, k)) - 32.0 for k in range(4)]
-
-
-@dataclass(frozen=True)
 class Codes:
     """IQ4_XS: nibbles that stand for a codebook's values, eight 6-bit scales minus 32, one f16 factor."""
 
@@ -353,10 +246,11 @@ class Codes:
     dtype: DType = dtypes.uint32
     lanes: int = 4
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Pair:
         """See ``Quant``."""
-        return _pair(step)
+        return pair_of(step)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[UOp, UOp, list[UOp]]:
         """See ``Quant``: factor and high bits, low bits, nibbles."""
@@ -366,13 +260,13 @@ class Codes:
             words_at(step, weights, base, step.piece * 32 + 8, 8),
         )
 
-    def dot(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]], prepared: Pair) -> UOp:
+    def dot(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]], prepared: Pair) -> list[UOp]:
         """See ``Quant``."""
         terms: list[tuple[UOp, UOp]] = []
         for sub, (codes, scale) in enumerate(zip(self._codes(step, loaded), self._scales(loaded, step), strict=True)):
             total = dot_words(step, codes, prepared.words[8 * sub : 8 * sub + 8], zero(), signed=True)
             terms.append((prepared.scales[sub] * scale, to_float(total)))
-        return half_to_float(loaded[0]) * _weighted(terms)
+        return [half_to_float(loaded[0]) * weighted(terms)]
 
     def runs(self, step: Step, loaded: tuple[UOp, UOp, list[UOp]]) -> list[Run]:
         """See ``Quant``."""
@@ -396,8 +290,6 @@ class Codes:
         return [to_float(number) - 32.0 for number in numbers]
 
 
-Q2_K = TwoBits()
-Q3_K = ThreeBits()
 Q4_K = Nibbles(GGMLType.Q4_K, has_fifth_bit=False)
 Q5_K = Nibbles(GGMLType.Q5_K, has_fifth_bit=True)
 Q6_K = SixBits()

@@ -1,4 +1,4 @@
-"""Lane programs of the types with 32 elements a block: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
+"""Lane programs of the types with 32 elements a block that are read as the file has them: Q4_0 to Q5_1, Q8_0, IQ4_NL.
 
 One lane owns a whole block, 32 blocks a step. What lanes and steps are is said in ``quants``.
 """
@@ -11,12 +11,11 @@ from typing import NamedTuple
 from tinygrad.dtype import DType, dtypes
 from tinygrad.uop.ops import UOp
 
-from garzone.kernels.gpu.activations import group_sum
+from garzone.kernels.gpu.activations import GROUP, group_sum
 from garzone.kernels.gpu.intrinsics import half_to_float
 from garzone.kernels.gpu.quants import (
     IQ4_VALUES,
     LOW_NIBBLES,
-    MXFP4_VALUES,
     Codebook,
     Run,
     Step,
@@ -49,9 +48,10 @@ class Block32(NamedTuple):
     words: list[UOp]
 
 
-def _prepare(step: Step, offset: int) -> Group32:
+def prepare_group(step: Step, offset: int, factor: float = 1.0) -> Group32:
+    """The activations of a block, for numbers from which ``offset`` is subtracted; their scale ``factor`` times."""
     scale, packed = step.row.groups(step.block, 1)[0]
-    scale = step.keep(scale)
+    scale = step.keep(scale) * factor if factor != 1.0 else step.keep(scale)
     total = group_sum(packed)
     return Group32(
         step.row.words(step.block * 32, 8),
@@ -80,7 +80,8 @@ def _numbers(loaded: Block32) -> list[UOp]:
     return [n | (_fifth_bits(loaded.high_bits, i) & 0x10101010) for i, n in enumerate(numbers)]
 
 
-def _two_runs(numbers: list[UOp], offset: int, scale: UOp, minimum: UOp | None = None) -> list[Run]:
+def two_runs(numbers: list[UOp], offset: int, scale: UOp, minimum: UOp | None = None) -> list[Run]:
+    """A block's two runs of 16."""
     return [Run(UOp.const(16 * i, dtypes.int), numbers[4 * i : 4 * i + 4], offset, scale, minimum) for i in range(2)]
 
 
@@ -95,10 +96,11 @@ class Nibbles:
     has_fifth_bit: bool = False
     lanes: int = 1
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Group32:
         """See ``Quant``."""
-        return _prepare(step, self.offset)
+        return prepare_group(step, self.offset)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
         """See ``Quant``."""
@@ -110,18 +112,16 @@ class Nibbles:
             at += 4
         return Block32(header, high, words_at(step, weights, base, at, 4))
 
-    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> list[UOp]:
         """See ``Quant``."""
         total = to_float(dot_words(step, _numbers(loaded), prepared.words, prepared.start)) * prepared.scale
         product = half_to_float(loaded.header) * total
-        if self.offset:
-            return product
-        return product + half_to_float(loaded.header, 1) * prepared.scaled_sum
+        return [product] if self.offset else [product, half_to_float(loaded.header, 1) * prepared.scaled_sum]
 
     def runs(self, step: Step, loaded: Block32) -> list[Run]:
         """See ``Quant``."""
         minimum = None if self.offset else half_to_float(loaded.header, 1) * -1.0
-        return _two_runs(_numbers(loaded), self.offset, half_to_float(loaded.header), minimum)
+        return two_runs(_numbers(loaded), self.offset, half_to_float(loaded.header), minimum)
 
 
 @dataclass(frozen=True)
@@ -132,63 +132,56 @@ class Bytes:
     dtype: DType = dtypes.uint16
     lanes: int = 1
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Group32:
         """See ``Quant``."""
-        return _prepare(step, 0)
+        return prepare_group(step, 0)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
         """See ``Quant``."""
         return Block32(element_at(weights, base, 0), None, words_at(step, weights, base, 2, 8))
 
-    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> list[UOp]:
         """See ``Quant``."""
         total = dot_words(step, loaded.words, prepared.words, zero(), signed=True)
-        return half_to_float(loaded.header) * (to_float(total) * prepared.scale)
+        return [half_to_float(loaded.header) * (to_float(total) * prepared.scale)]
 
     def runs(self, step: Step, loaded: Block32) -> list[Run]:
         """See ``Quant``."""
-        return _two_runs(unsigned(loaded.words), 128, half_to_float(loaded.header))
+        return two_runs(unsigned(loaded.words), 128, half_to_float(loaded.header))
 
 
 @dataclass(frozen=True)
 class Codes:
-    """IQ4_NL and MXFP4: nibbles that stand for the values of a codebook."""
+    """IQ4_NL: nibbles that stand for the values of a codebook."""
 
     ggml_type: GGMLType
     dtype: DType
     codebook: Codebook
     lanes: int = 1
     max_rows: int = 4
+    span: int = GROUP
 
     def prepare(self, step: Step) -> Group32:
         """See ``Quant``."""
-        return _prepare(step, 0)
+        return prepare_group(step, 0)
 
     def load(self, step: Step, weights: UOp, base: UOp) -> Block32:
         """See ``Quant``."""
         return Block32(element_at(weights, base, 0), None, words_at(step, weights, base, weights.dtype.itemsize, 4))
 
-    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> UOp:
+    def dot(self, step: Step, loaded: Block32, prepared: Group32) -> list[UOp]:
         """See ``Quant``."""
         total = dot_words(step, self._codes(step, loaded), prepared.words, zero(), signed=True)
-        return self._scale(loaded) * (to_float(total) * prepared.scale)
+        return [half_to_float(loaded.header) * (to_float(total) * prepared.scale)]
 
     def runs(self, step: Step, loaded: Block32) -> list[Run]:
         """See ``Quant``."""
-        return _two_runs(unsigned(self._codes(step, loaded)), 128, self._scale(loaded))
+        return two_runs(unsigned(self._codes(step, loaded)), 128, half_to_float(loaded.header))
 
     def _codes(self, step: Step, loaded: Block32) -> list[UOp]:
         return [self.codebook.look_up(step, (w >> shift) & LOW_NIBBLES) for shift in (0, 4) for w in loaded.words]
-
-    def _scale(self, loaded: Block32) -> UOp:
-        if self.ggml_type is not GGMLType.MXFP4:
-            return half_to_float(loaded.header)
-        # A power of two, 2**(e - 127), halved because the codebook holds doubled values. Halving may leave the normal
-        # floats: exponents 0 and 1 are written as the subnormals they give (ggml_e8m0_to_fp32_half).
-        e = loaded.header
-        scale = (e < 2).where(UOp.const(0x00200000, dtypes.uint32) << e.minimum(1), (e.maximum(1) - 1) << 23)
-        return scale.bitcast(dtypes.float)
 
 
 Q4_0 = Nibbles(GGMLType.Q4_0, dtypes.uint16, offset=8)
@@ -197,4 +190,3 @@ Q5_0 = Nibbles(GGMLType.Q5_0, dtypes.uint16, offset=16, has_fifth_bit=True)
 Q5_1 = Nibbles(GGMLType.Q5_1, dtypes.uint32, header_bytes=4, has_fifth_bit=True)
 Q8_0 = Bytes()
 IQ4_NL = Codes(GGMLType.IQ4_NL, dtypes.uint16, IQ4_VALUES)
-MXFP4 = Codes(GGMLType.MXFP4, dtypes.uint8, MXFP4_VALUES)

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from tinygrad.tensor import Tensor
 
-from garzone.kernels.gpu.activations import GROUP, quantise
+from garzone.kernels.gpu.activations import quantise
 from garzone.kernels.gpu.attention import Heads
 from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
 from garzone.kernels.gpu.finish import Destination, Finish, Floats, GatedBytes, Rotated
@@ -41,7 +41,7 @@ class Linear:
         self._norm = None if spec.norm is None else place.upload(spec.norm.astype(np.float32))
         self._bias = None if spec.bias is None else place.upload(spec.bias.astype(np.float32))
         # What is quantised serves all matrices of the place: a coarser scale of one is good for the others, too.
-        self._span = max(getattr(weights.quant, "span", GROUP) for weights in self._weights)
+        self._span = max(weights.quant.span for weights in self._weights)
 
     def __call__(self, x: Tensor, step: Step, residual: Tensor | None = None) -> Tensor:
         """See LinearFunction. In a ``Batch`` what the next operation may fuse comes back as ``Pending``."""

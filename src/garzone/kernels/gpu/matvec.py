@@ -14,7 +14,7 @@ from functools import reduce
 from tinygrad.dtype import AddrSpace, dtypes
 from tinygrad.uop.ops import AxisType, UOp
 
-from garzone.kernels.gpu import float_types, k_quants, legacy_quants
+from garzone.kernels.gpu import arranged_quants, float_types, k_quants, legacy_quants
 from garzone.kernels.gpu.activations import Kernel, Row, num_words
 from garzone.kernels.gpu.finish import Destination, Finish, Floats, Sums, clamped
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described
@@ -30,9 +30,9 @@ QUANTS: dict[GGMLType, Quant] = {
         legacy_quants.Q5_1,
         legacy_quants.Q8_0,
         legacy_quants.IQ4_NL,
-        legacy_quants.MXFP4,
-        k_quants.Q2_K,
-        k_quants.Q3_K,
+        arranged_quants.MXFP4,
+        arranged_quants.Q2_K,
+        arranged_quants.Q3_K,
         k_quants.Q4_K,
         k_quants.Q5_K,
         k_quants.Q6_K,
@@ -196,7 +196,9 @@ class _Walk:
         for c, step in enumerate(steps):
             for r, row in enumerate(loaded):
                 at = c * len(rows) + r
-                total = sums.after(trip)[at].load() + quant.dot(step, row, prepared[c])
+                total = sums.after(trip)[at].load()
+                for term in quant.dot(step, row, prepared[c]):
+                    total = total + term
                 stores.append(sums[at].store(total))
         return sums.after(UOp.group(*stores).end(trip))
 

@@ -52,7 +52,7 @@ def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor] | No
     table = spec.table
     if table.columns % block_elements(QUANTS[table.ggml_type]) or not can_dequantise(table.ggml_type):
         return None
-    weights = upload((table,), place)
+    weights = upload((table,), place, in_order_of_file=True)
     units = weights.tensor.numel() // weights.rows
 
     def embed(step: Step) -> Tensor:

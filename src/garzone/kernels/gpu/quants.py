@@ -84,6 +84,11 @@ class Quant(Protocol):
         """How many rows of weights fit the 128 registers of a lane at once."""
         ...
 
+    @property
+    def span(self) -> int:
+        """How many neighbouring activations must have one scale."""
+        ...
+
     def prepare(self, step: Step) -> Any:
         """Loads and unpacks the activations of a step; shared by all rows of weights."""
         ...
@@ -92,8 +97,8 @@ class Quant(Protocol):
         """Loads the lane's piece of the block that begins at element ``base`` of ``weights``."""
         ...
 
-    def dot(self, step: Step, loaded: Any, prepared: Any) -> UOp:
-        """The piece's share of the row's product, in float32."""
+    def dot(self, step: Step, loaded: Any, prepared: Any) -> list[UOp]:
+        """The piece's share of the row's product: float32 terms, added one after the other (fused multiply-adds)."""
         ...
 
     def runs(self, step: Step, loaded: Any) -> list[Run]:
@@ -175,14 +180,36 @@ class Codebook:
 
     def look_up(self, step: Step, nibbles: UOp) -> UOp:
         """Replaces each byte of ``nibbles`` (0 to 15) by the value it stands for."""
-        tables = [word(sum((self.values[start + i] & 255) << (8 * i) for i in range(4))) for start in range(0, 16, 4)]
         permute = step.intrinsics.permute_bytes
+        if step.intrinsics.permutes_beyond:
+            # Each permutation finds half of the values, and for the others gives a byte of ones or zeros that the
+            # other half's table makes good: the exclusive or of the two is the value.
+            low, high = self._halves()
+            return permute(low[1], low[0], nibbles) ^ permute(high[1], high[0], nibbles ^ 0x08080808)
+        tables = _table_words(self.values)
         index = nibbles & 0x07070707
         lower, upper = permute(tables[1], tables[0], index), permute(tables[3], tables[2], index)
         # Byte i of the result comes from ``upper`` (bytes 4 to 7 of the pair) where bit 3 of the nibble is set.
         return permute(upper, lower, ((nibbles >> 1) & 0x04040404) | 0x03020100)
 
+    def _halves(self) -> tuple[list[UOp], list[UOp]]:
+        """The tables of values 0 to 7 and 8 to 15 for permutations that go beyond.
 
-# kvalues_iq4nl and kvalues_mxfp4 of ggml-common.h.
+        What the other permutation gives for entry i (selector 8 + i) is the sign of its table's byte 2i + 1 for i up to
+        3, 0 for 4, 255 for 5 to 7. Entries 5 to 7 are known outright, they decide about 3 and 2, those about 1 and 0.
+        """
+        halves = [[value & 255 for value in self.values[start : start + 8]] for start in (0, 8)]
+        tables = [[*half[:5], *(value ^ 255 for value in half[5:])] for half in halves]
+        for entry in (3, 2, 1, 0):
+            signs = [table[2 * entry + 1] >> 7 for table in tables]
+            for table, half, sign in zip(tables, halves, reversed(signs), strict=True):
+                table[entry] = half[entry] ^ (255 * sign)
+        return _table_words(tables[0]), _table_words(tables[1])
+
+
+def _table_words(values: Sequence[int]) -> list[UOp]:
+    return [word(sum((values[at + i] & 255) << (8 * i) for i in range(4))) for at in range(0, len(values), 4)]
+
+
+# kvalues_iq4nl of ggml-common.h.
 IQ4_VALUES = Codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
-MXFP4_VALUES = Codebook((0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))

@@ -12,6 +12,7 @@ from tinygrad.dtype import DType, dtypes
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import GGUFError
+from garzone.kernels.gpu.arranged_quants import ARRANGED, arranged
 from garzone.kernels.gpu.matvec import QUANTS
 from garzone.kernels.gpu.quants import Quant
 from garzone.kernels.layouts import BLOCK, GGMLType
@@ -48,6 +49,8 @@ def read(matrix: Matrix) -> np.ndarray:
         blocks = raw.reshape(-1, BLOCK[matrix.ggml_type].bytes)
         offsets = _FACTORS.get(matrix.ggml_type, ())
         checked = [np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16) for at in offsets]
+    if matrix.ggml_type is GGMLType.MXFP4:
+        checked = [np.where(raw[:: BLOCK[GGMLType.MXFP4].bytes] == 255, np.nan, 0.0)]  # E8M0's only NaN
     if not all(np.isfinite(values).all() for values in checked):
         raise GGUFError(
             f"tensor {matrix.name!r}: holds weights that are not finite; the file is damaged, fetch it again"
@@ -65,12 +68,18 @@ class Weights:
     tensor: Tensor
 
 
-def upload(matrices: tuple[Matrix, ...], place: Place) -> Weights:
-    """The packed matrices on the device, made once: a tied embedding serves as output too."""
-    key = ("gpu weights", tuple(matrix.name for matrix in matrices))
+def upload(matrices: tuple[Matrix, ...], place: Place, *, in_order_of_file: bool = False) -> Weights:
+    """The packed matrices on the device, made once: a tied embedding serves as output too.
+
+    Types that products read in another order (``arranged_quants``) are put in it, unless asked otherwise.
+    """
+    arranges = matrices[0].ggml_type in ARRANGED and not in_order_of_file
+    key = ("gpu weights", arranges, tuple(matrix.name for matrix in matrices))
     if key not in place.shared:
         quant = QUANTS[matrices[0].ggml_type]
         packed = [read(matrix) for matrix in matrices]
+        if arranges:
+            packed = [arranged(matrix.ggml_type, raw) for matrix, raw in zip(matrices, packed, strict=True)]
         raw = packed[0] if len(packed) == 1 else np.concatenate(packed)
         tensor = place.upload(raw.view(_NUMPY[quant.dtype]))
         rows = sum(matrix.rows for matrix in matrices)
