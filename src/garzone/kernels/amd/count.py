@@ -1,60 +1,83 @@
-"""Prints what every decode product costs on gfx1100: `python -m garzone.kernels.amd.count`. Needs no card.
+"""Prints what every decode product costs on gfx1100, point by point of the bar: `python -m garzone.kernels.amd.count`.
 
-It compiles and counts; what the counts should be is in docs/engine-log.md and held by the tests.
+Needs no card. It compiles and counts; the bar itself is in ``bar.py``. Exit code 1 when a type misses a point.
 """
 
 from __future__ import annotations
 
-from tinygrad.codegen import to_program
-from tinygrad.dtype import dtypes
-from tinygrad.helpers import Target
-from tinygrad.uop.ops import UOp
+import argparse
+import json
+import sys
+from collections.abc import Sequence
 
-from garzone.kernels.amd.compiler import LlvmliteCompiler
-from garzone.kernels.amd.listing import LANES, Listing, parse
-from garzone.kernels.amd.renderer import AMDGarzoneRenderer
-from garzone.kernels.gpu.intrinsics import AMD
-from garzone.kernels.gpu.matvec import QUANTS, Plan, activation_words, matvec
-from garzone.kernels.gpu.quants import Quant, block_elements, units
+from garzone.kernels.amd.bar import Cost, cost
+from garzone.kernels.gpu.matvec import QUANTS
+from garzone.kernels.layouts import GGMLType
 
-ARCH = "gfx1100"
-_SIZE = 8192  # rows and columns: large enough that every type has whole steps
+_COLUMNS = (
+    "type",
+    "rows",
+    "bytes",
+    "slots/bar",
+    "vmem/bar",
+    "b128/bar",
+    "act.",
+    "1/4",
+    "div.",
+    "dot4/bar",
+    "VGPR",
+    "waves",
+    "B before wait",
+    "KB a SIMD",
+    "spills",
+    "launch",
+    "misses",
+)
 
 
-def compiled(quant: Quant, cut: Plan, outputs: int = _SIZE, inputs: int = _SIZE) -> Listing:
-    """The machine code of one decode product."""
-    sizes = (
-        (dtypes.float, outputs),
-        (quant.dtype, outputs * inputs // block_elements(quant) * units(quant)),
-        (dtypes.uint32, activation_words(quant, inputs)),
+def _line(c: Cost) -> tuple[str, ...]:
+    return (
+        c.type,
+        str(c.rows),
+        str(c.block_bytes),
+        f"{c.slots:.2f}/{c.slots_bar:.2f}",
+        f"{c.memory:.2f}/{c.memory_bar:.2f}",
+        f"{c.wide_loads}/{c.wide_loads_bar}",
+        f"{c.activation_bytes:.0f}",
+        str(c.quarter_rate),
+        str(c.divergent),
+        f"{c.dot4}/{c.dot4_bar}",
+        str(c.vgprs),
+        str(c.waves_per_simd),
+        str(c.bytes_before_wait),
+        str(c.bytes_in_flight >> 10),
+        str(c.spills),
+        str(c.waves),
+        "; ".join(c.misses) or "-",
     )
-    arguments = [UOp.placeholder((size,), dtype, slot) for slot, (dtype, size) in enumerate(sizes)]
-    renderer = AMDGarzoneRenderer(Target("AMD", "GARZONE", ARCH))
-    program = to_program(matvec(quant, outputs, inputs, AMD, cut=cut)(*arguments), renderer)
-    return parse(LlvmliteCompiler(ARCH).assembly(program.src[2].arg))
 
 
-def main() -> None:
-    """Prints one line a type and number of rows."""
-    print("type rows block-bytes slots/block vmem/block load-widths vgprs waves/simd bytes-before-wait spills")
-    for ggml_type, quant in QUANTS.items():
-        for rows in (4, 2):
-            code = compiled(quant, Plan(rows, 1))
-            loop, blocks = code.steady_loop, rows * LANES // quant.lanes
-            widths = "+".join(f"{count}x{width}" for width, count in sorted(loop.load_widths.items(), reverse=True))
-            print(
-                ggml_type.name,
-                rows,
-                units(quant) * quant.dtype.itemsize,
-                f"{loop.valu_slots / blocks:.2f}",
-                f"{loop.vector_memory / blocks:.2f}",
-                widths,
-                code.vgprs,
-                code.waves_per_simd,
-                code.bytes_before_first_wait,
-                code.spills,
-            )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table, or one JSON document; the exit code says whether all points are met."""
+    parser = argparse.ArgumentParser(prog="python -m garzone.kernels.amd.count", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument("--rows", type=int, nargs="*", default=[4, 2], help="rows a wave (default: 4 2)")
+    parser.add_argument("types", nargs="*", metavar="TYPE", help="such as Q4_K (default: all)")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.types if name not in {quant.name for quant in QUANTS}]
+    if unknown:
+        parser.error(f"no kernels for {', '.join(unknown)}; there are {', '.join(quant.name for quant in QUANTS)}")
+    types = [GGMLType[name] for name in given.types] or list(QUANTS)
+    costs = [cost(ggml_type, rows) for ggml_type in types for rows in given.rows]
+    if given.json:
+        print(json.dumps([c.as_json() for c in costs]))
+    else:
+        lines = [_COLUMNS, *map(_line, costs)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+        for line in lines:
+            print("  ".join(cell.rjust(width) for cell, width in zip(line[:-1], widths[:-1], strict=True)), line[-1])
+    return 1 if any(c.misses for c in costs) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

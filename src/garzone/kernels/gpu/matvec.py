@@ -84,13 +84,15 @@ def steps_of(quant: Quant, num_inputs: int) -> int:
 
 
 def plan(quant: Quant, num_outputs: int, num_inputs: int, *, num_rows: int = 0, num_tokens: int = 1) -> Plan:
-    """Four rows a wave where registers allow it and that leaves enough waves, then two, then one; rows are split last.
+    """Four rows a wave where registers allow it and that leaves enough waves, if need be two waves to a row's length.
+
+    Then two rows, then one; rows are split further last.
 
     A launch that cannot reach 1,000 waves at all takes what gives most of them. ``num_rows`` asks for that many rows a
     wave and leaves only the splits to choose. Several tokens take registers, too: then two rows are the most.
     """
     steps = steps_of(quant, num_inputs)
-    candidates = [Plan(4, 1), Plan(2, 1), Plan(4, 2), Plan(2, 2), Plan(2, 4), Plan(1, 2), Plan(1, 4), Plan(1, 8)]
+    candidates = [Plan(4, 1), Plan(4, 2), Plan(2, 1), Plan(2, 2), Plan(2, 4), Plan(1, 2), Plan(1, 4), Plan(1, 8)]
     if num_rows:
         candidates = [Plan(num_rows, splits) for splits in (1, 2, 4, 8)]
     most_rows = num_rows or (quant.max_rows if num_tokens == 1 else 2)
