@@ -24,7 +24,10 @@ Kernel = Callable[..., UOp]
 
 
 def launch(kernel: Kernel, step: Step, *tensors: Tensor) -> list[Tensor]:
-    """Run a UOp kernel on tensors; the first ones are written. What comes back is each tensor after the kernel."""
+    """Run a UOp kernel on tensors; the first ones are written. What comes back is each tensor after the kernel.
+
+    The kernel must use all of them: a graph of tinygrad 0.14.0 hands over arguments that the program does not have.
+    """
     uops = [tensor.uop for tensor in tensors]
     placeholders = [UOp.placeholder_like(uop, slot=index) for index, uop in enumerate(uops)]
     # Kernels name the variables themselves (see start, count); the bound ones must be among the call's sources.

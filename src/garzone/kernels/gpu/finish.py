@@ -204,8 +204,9 @@ class GatedBytes:
 class Rotated:
     """Queries, keys and values of ``heads``: rotated, rounded to f16, keys and values written into the cache.
 
-    Written are (queries, keys, values) as ``attention.rotate_and_store`` does; behind the activations the kernel takes
-    places, the table of cosines and sines and, where there is one, the bias of all heads.
+    Written are queries, keys and values as ``attention.rotate_and_store`` does, those of them that the weights make:
+    a kernel must use all its arguments (``written`` says which). Behind the activations it takes places, the table of
+    cosines and sines if it ``turns`` any head, and the bias of all heads if there is one.
 
     Attributes:
         heads: the sizes.
@@ -218,7 +219,24 @@ class Rotated:
     first_head: int
     num_heads: int
     has_bias: bool
-    num_outs: int = 3
+
+    @property
+    def written(self) -> list[int]:
+        """Which of queries (0), keys (1) and values (2) the weights make."""
+        begins = (0, self.heads.queries, self.heads.queries + self.heads.keys)
+        sizes = (self.heads.queries, self.heads.keys, self.heads.keys)
+        last = self.first_head + self.num_heads - 1
+        return [i for i in range(3) if last >= begins[i] and self.first_head < begins[i] + sizes[i]]
+
+    @property
+    def turns(self) -> bool:
+        """Whether any of the weights' heads is rotated: values are not."""
+        return self.written != [2]
+
+    @property
+    def num_outs(self) -> int:
+        """See ``Finish``."""
+        return len(self.written)
 
     @staticmethod
     def fits(heads: Heads) -> bool:
@@ -257,33 +275,36 @@ class Rotated:
 
     def store(self, sums: Sums, outs: tuple[UOp, ...], rest: tuple[UOp, ...]) -> list[UOp]:
         """See ``Finish``."""
-        heads, (places, rope) = self.heads, [buffer.flatten() for buffer in rest[:2]]
+        heads, places = self.heads, rest[0].flatten()
         own, first, second = self._elements(sums.tile)
         head, totals = own + self.first_head, sums.totals
         if self.has_bias:
-            bias, base = rest[2].flatten(), head * heads.size
+            bias, base = rest[-1].flatten(), head * heads.size
             elements = [start + i for start in (first, second) for i in range(2)]
             totals = [total + bias[base + at].load() for total, at in zip(totals, elements, strict=True)]
         place = place_of(heads, places, sums.token)
         is_query, is_key = head < heads.queries, head < heads.queries + heads.keys
-        turned = self._turned(totals, first, second, (rope, place.position * heads.rotated), is_key)
+        turned = totals
+        if self.turns:
+            table = rest[1].flatten(), place.position * heads.rotated
+            turned = self._turned(totals, first, second, table, is_key)
         scale = is_query.where(heads.query_scale, 1.0)
         stores: list[UOp] = []
-        reach = range(self.first_head, self.first_head + self.num_heads)
+        own_outs = dict(zip(self.written, outs, strict=True))
         for start, pair in ((first, turned[:2]), (second, turned[2:])):
             packed, word = pack_halves(pair[0] * scale, pair[1] * scale), start // 2
-            if reach[0] < heads.queries:
+            if 0 in own_outs:
                 query = (sums.token * heads.queries + is_query.where(head, 0)) * heads.words + word
                 wanted = is_query if sums.is_token is None else is_query & sums.is_token
-                stores.append(outs[0][query.valid(wanted)].store(packed))
-            for out, begin, belongs in (
-                (outs[1], heads.queries, is_key & ~is_query),
-                (outs[2], heads.queries + heads.keys, ~is_key),
+                stores.append(own_outs[0][query.valid(wanted)].store(packed))
+            for which, begin, belongs in (
+                (1, heads.queries, is_key & ~is_query),
+                (2, heads.queries + heads.keys, ~is_key),
             ):
-                if reach[-1] >= begin and reach[0] < begin + heads.keys:
+                if which in own_outs:
                     kv_head = (head - begin).maximum(0).minimum(heads.keys - 1)
                     wanted = belongs & place.is_real
-                    stores.append(out[heads.cached(place, kv_head, word).valid(wanted)].store(packed))
+                    stores.append(own_outs[which][heads.cached(place, kv_head, word).valid(wanted)].store(packed))
         return stores
 
     def _turned(self, totals: list[UOp], first: UOp, second: UOp, rope: tuple[UOp, UOp], is_turned: UOp) -> list[UOp]:

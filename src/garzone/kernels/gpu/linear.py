@@ -82,12 +82,14 @@ class Linear:
         rows = self._num_rows(step)
         if not Rotated.fits(heads) or any(w.quant.max_rows < 4 or self._uses_gemm(w, rows) for w in self._weights):
             return None
-        first = 0
+        outs, first = list(outs), 0
         for weights, words in zip(self._weights, self._prepare_for_all(x, step), strict=True):
             finish = Rotated(heads, first, weights.rows // heads.size, self._bias is not None)
-            rest = [step.places, rope, *([] if self._bias is None else [self._bias])]
+            rest = [step.places, *([rope] if finish.turns else []), *([] if self._bias is None else [self._bias])]
             cut = plan(weights.quant, weights.rows, weights.columns, num_rows=4)
-            outs = self._product(weights, step, finish, outs, [words, *rest], cut=cut)[:3]
+            found = self._product(weights, step, finish, [outs[i] for i in finish.written], [words, *rest], cut=cut)
+            for i, tensor in zip(finish.written, found, strict=False):
+                outs[i] = tensor
             first += weights.rows // heads.size
         return outs
 
