@@ -14,6 +14,7 @@ from garzone.store.catalog import Store
 from tests.server.conftest import running, scripted
 from tests.server.test_model_routes import front_of
 
+HTTP = httpx2.Client(verify=False, timeout=30)  # one for all: each new one reads the trusted certificates
 KEY = "correct horse"
 
 
@@ -31,15 +32,15 @@ def guarded(tmp_path: Path) -> Iterator[str]:
     "headers", [{}, {"authorization": "Bearer wrong"}, {"x-api-key": ""}, {"authorization": "Basic x"}]
 )
 def test_nobody_gets_in_without_the_key(guarded: str, path: str, headers: dict[str, str]) -> None:
-    response = httpx2.get(guarded + path, headers=headers)
+    response = HTTP.get(guarded + path, headers=headers)
     assert response.status_code == 401
     assert KEY not in response.text
 
 
 def test_hello_and_health_are_for_everybody(guarded: str) -> None:
-    assert httpx2.get(guarded + "/").text == "Ollama is running"
-    assert httpx2.head(guarded + "/").status_code == 200
-    assert httpx2.get(guarded + "/health").json() == {"status": "ok"}
+    assert HTTP.get(guarded + "/").text == "Ollama is running"
+    assert HTTP.head(guarded + "/").status_code == 200
+    assert HTTP.get(guarded + "/health").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_nearly_open_paths_are_not_open(guarded: str, path: str) -> None:
     ],
 )
 def test_the_key_opens_in_every_spelling(guarded: str, headers: dict[str, str]) -> None:
-    assert httpx2.get(guarded + "/api/tags", headers=headers).status_code == 200
+    assert HTTP.get(guarded + "/api/tags", headers=headers).status_code == 200
 
 
 def test_real_clients_send_it(guarded: str) -> None:
@@ -84,7 +85,7 @@ def test_real_clients_send_it(guarded: str) -> None:
 
 
 def test_a_browser_is_asked_for_it_and_may_preflight(guarded: str) -> None:
-    assert httpx2.get(guarded + "/ui").headers["www-authenticate"].startswith("Basic")
+    assert HTTP.get(guarded + "/ui").headers["www-authenticate"].startswith("Basic")
     wanted = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
-    assert httpx2.options(guarded + "/api/chat", headers=wanted).status_code == 204
-    assert httpx2.options(guarded + "/api/chat").status_code == 401
+    assert HTTP.options(guarded + "/api/chat", headers=wanted).status_code == 204
+    assert HTTP.options(guarded + "/api/chat").status_code == 401

@@ -27,6 +27,7 @@ from tests.server.test_model_routes import front_of
 from tests.store.test_catalog import ollama_wrote
 from tests.store.web import Resource, Web, make_wheel
 
+HTTP = httpx2.Client(verify=False, timeout=30)  # one for all: each new one reads the trusted certificates
 SECRET = b"root:x:0:0:the secret of this machine"
 
 
@@ -90,14 +91,14 @@ TRAVERSALS = (
 @pytest.mark.parametrize("digest", TRAVERSALS)
 def test_cve_2024_37032_a_digest_is_never_a_path(url: str, web: Web, tmp_path: Path, secret: Path, digest: str) -> None:
     before = everything(tmp_path)
-    answer = httpx2.post(f"{url}/api/pull", json={"model": evil_manifest(web, digest), "stream": False}, timeout=30)
+    answer = HTTP.post(f"{url}/api/pull", json={"model": evil_manifest(web, digest), "stream": False}, timeout=30)
     assert answer.status_code >= 400
     assert everything(tmp_path) == before, "nothing was written anywhere"
     for text in (digest, digest.replace("/", "%2f")):
         if text and "\n" not in text:
-            asked = httpx2.head(f"{url}/api/blobs/{text}")
+            asked = HTTP.head(f"{url}/api/blobs/{text}")
             assert asked.status_code in (400, 404)
-            sent = httpx2.post(f"{url}/api/blobs/{text}", content=b"overwritten")
+            sent = HTTP.post(f"{url}/api/blobs/{text}", content=b"overwritten")
             assert sent.status_code in (400, 404, 405)
     assert everything(tmp_path) == before
 
@@ -112,10 +113,10 @@ def test_cve_2024_37032_a_manifest_on_the_disk_reads_nothing_outside_either(
     path.write_text(json.dumps(document))
     for route, body in (("/api/show", {"model": "evil"}), ("/api/push", {"model": "evil"}),
                         ("/api/copy", {"source": "evil", "destination": "x"})):  # fmt: skip
-        answer = httpx2.post(url + route, json=body)
+        answer = HTTP.post(url + route, json=body)
         assert answer.status_code >= 400
         assert SECRET not in answer.content
-    assert httpx2.request("DELETE", f"{url}/api/delete", json={"model": "evil"}).status_code == 200, "it can be removed"
+    assert HTTP.request("DELETE", f"{url}/api/delete", json={"model": "evil"}).status_code == 200, "it can be removed"
     assert secret.read_bytes() == SECRET
 
 
@@ -125,7 +126,7 @@ def test_cve_2024_39719_nobody_learns_which_files_there_are(url: str, secret: Pa
         body = {"model": "x", "from": str(path), "source": str(path), "destination": "x", "stream": False}
         if route in ("/api/pull", "/api/delete"):
             body["model"] = str(path)
-        answer = httpx2.request("DELETE" if route.endswith("delete") else "POST", url + route, json=body)
+        answer = HTTP.request("DELETE" if route.endswith("delete") else "POST", url + route, json=body)
         return answer.status_code, answer.text.replace(str(path), "PATH")
 
     there, missing, folder = ask(secret), ask(tmp_path / "etc" / "nothing"), ask(tmp_path / "etc")
@@ -140,7 +141,7 @@ def test_cve_2024_39719_not_even_where_models_may_be_given_by_path(store: Store,
 
         def ask(path: Path) -> tuple[int, str]:
             body = {"model": str(path), "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
-            answer = httpx2.post(url + route, json=body)
+            answer = HTTP.post(url + route, json=body)
             return answer.status_code, answer.text.replace(str(path), "PATH")
 
         assert ask(tmp_path / "there.gguf") == ask(tmp_path / "none.gguf")
@@ -163,7 +164,7 @@ def test_cve_2024_39719_not_even_on_loopback_where_models_may_be_given_by_path(
         def ask(name: str) -> tuple[int, str]:
             path = str(tmp_path / name)
             body = {"model": path, "prompt": "x", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
-            answer = httpx2.post(url + route, json=body)
+            answer = HTTP.post(url + route, json=body)
             return answer.status_code, re.sub(r"(req_|request_)[0-9a-f]+", "ID", answer.text.replace(path, "PATH"))
 
         said = {ask(name) for name in ("there.gguf", "cut.gguf", "none.gguf", "etc", ".")}
@@ -174,12 +175,12 @@ def test_cve_2024_39719_not_even_on_loopback_where_models_may_be_given_by_path(
 @pytest.mark.parametrize("raw", [b"GGUF", b"GGUF\x03\x00\x00\x00", b"GGUF" + b"\xff" * 60, b"\0" * 4, b"", b"GGU"])
 def test_cve_2024_39720_a_malformed_file_crashes_nothing(url: str, store: Store, raw: bytes) -> None:
     digest = sha256_of(raw)
-    assert httpx2.post(f"{url}/api/blobs/{digest}", content=raw).status_code == 201
+    assert HTTP.post(f"{url}/api/blobs/{digest}", content=raw).status_code == 201
     body = {"model": "bad", "files": {"bad.gguf": digest}, "stream": False}
-    answer = httpx2.post(f"{url}/api/create", json=body)
+    answer = HTTP.post(f"{url}/api/create", json=body)
     assert answer.status_code in (400, 500)
     assert "GGUF" in answer.json()["error"]
-    assert httpx2.get(f"{url}/api/tags").status_code == 200
+    assert HTTP.get(f"{url}/api/tags").status_code == 200
     assert [model.name for model in store.list_models()] == ["base:1b"]
 
 
@@ -200,7 +201,7 @@ def test_cve_2024_39721_a_file_without_an_end_is_not_read(store: Store, url: str
         with pytest.raises(GarzoneError, match=r"not a regular file|cannot be opened|not found"):
             call(str(path))
     for route in ("/api/create", "/api/show", "/api/pull"):
-        answer = httpx2.post(url + route, json={"model": str(path), "from": str(path), "stream": False}, timeout=20)
+        answer = HTTP.post(url + route, json={"model": str(path), "from": str(path), "stream": False}, timeout=20)
         assert answer.status_code >= 400
     assert time.monotonic() - started < 10
     listener.close()
@@ -208,7 +209,7 @@ def test_cve_2024_39721_a_file_without_an_end_is_not_read(store: Store, url: str
 
 def test_cve_2024_39722_pushing_discloses_nothing(url: str, secret: Path, tmp_path: Path) -> None:
     def ask(name: str) -> tuple[int, bytes]:
-        answer = httpx2.post(f"{url}/api/push", json={"model": name, "insecure": True, "stream": False})
+        answer = HTTP.post(f"{url}/api/push", json={"model": name, "insecure": True, "stream": False})
         return answer.status_code, answer.content
 
     there = ask(f"127.0.0.1:9/../../../../..{secret}")
@@ -223,7 +224,7 @@ def test_cve_2024_39722_pushing_discloses_nothing(url: str, secret: Path, tmp_pa
 )
 def test_cve_2024_28224_a_rebound_name_reaches_nothing(url: str, host: str, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):
-        answer = httpx2.request(method, url + path, headers={"host": host}, content=b"{}")
+        answer = HTTP.request(method, url + path, headers={"host": host}, content=b"{}")
         assert answer.status_code == 403
         assert host in answer.json()["error"]
 
@@ -234,7 +235,7 @@ def test_cve_2024_28224_a_foreign_page_cannot_change_or_read_models(url: str, st
     for method, path, body in (("POST", "/api/pull", {"model": "x"}), ("DELETE", "/api/delete", {"model": "base:1b"}),
                                ("POST", "/api/copy", {"source": "base:1b", "destination": "y"}),
                                ("GET", "/ui/state", {})):  # fmt: skip
-        answer = httpx2.request(method, url + path, headers=headers, content=json.dumps(body).encode())
+        answer = HTTP.request(method, url + path, headers=headers, content=json.dumps(body).encode())
         assert answer.status_code == 403
         assert "access-control-allow-origin" not in answer.headers
     assert [model.name for model in store.list_models()] == ["base:1b"]
@@ -255,9 +256,9 @@ def test_cve_2024_45436_an_archive_writes_nothing_outside(url: str, tmp_path: Pa
         written.writestr("../../../slip.gguf", gguf)
     raw = archive.read_bytes()
     digest = "sha256:" + hashlib.sha256(raw).hexdigest()
-    assert httpx2.post(f"{url}/api/blobs/{digest}", content=raw).status_code == 201
+    assert HTTP.post(f"{url}/api/blobs/{digest}", content=raw).status_code == 201
     body = {"model": "zip", "files": {"../../slip.zip": digest}, "stream": False}
-    assert httpx2.post(f"{url}/api/create", json=body).status_code >= 400, "archives are not unpacked"
+    assert HTTP.post(f"{url}/api/create", json=body).status_code >= 400, "archives are not unpacked"
     assert not list(tmp_path.rglob("slip.gguf"))
 
 
@@ -266,19 +267,19 @@ def test_cve_2024_45436_an_archive_writes_nothing_outside(url: str, tmp_path: Pa
 
 def test_a_body_that_is_too_long_or_too_deep_is_refused(url: str) -> None:
     deep = b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    assert httpx2.post(f"{url}/api/create", content=deep).status_code == 400
+    assert HTTP.post(f"{url}/api/create", content=deep).status_code == 400
     nested = b'{"model":"base:1b","tools":' + b"[" * 200 + b"]" * 200 + b"}"
     for route in ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/create"):
-        answer = httpx2.post(url + route, content=nested)
+        answer = HTTP.post(url + route, content=nested)
         assert (answer.status_code, "nested more than 128 deep" in answer.text) == (400, True)
-    assert httpx2.post(f"{url}/api/pull", content=b'{"model":"' + b"x" * (17 << 20) + b'"}').status_code == 413
-    assert httpx2.get(f"{url}/api/tags").status_code == 200
+    assert HTTP.post(f"{url}/api/pull", content=b'{"model":"' + b"x" * (17 << 20) + b'"}').status_code == 413
+    assert HTTP.get(f"{url}/api/tags").status_code == 200
 
 
 def test_headers_that_are_too_long_are_refused(url: str) -> None:
     with contextlib.suppress(httpx2.TransportError):  # it may hang up while they still come
-        assert httpx2.get(f"{url}/api/tags", headers={"x-long": "x" * 200_000}).status_code in (400, 431)
-    assert httpx2.get(f"{url}/api/tags").status_code == 200
+        assert HTTP.get(f"{url}/api/tags", headers={"x-long": "x" * 200_000}).status_code in (400, 431)
+    assert HTTP.get(f"{url}/api/tags").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -290,5 +291,5 @@ def test_names_stay_in_the_store(url: str, store: Store, tmp_path: Path, name: s
                                ("POST", "/api/create", {"model": name, "from": "base:1b", "stream": False}),
                                ("POST", "/api/pull", {"model": name, "stream": False}),
                                ("DELETE", "/api/delete", {"model": name})):  # fmt: skip
-        assert httpx2.request(method, url + path, json=body, timeout=30).status_code in (400, 404)
+        assert HTTP.request(method, url + path, json=body, timeout=30).status_code in (400, 404)
     assert everything(tmp_path) == before
