@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help demo test check test-slow test-gpu e2e-ui e2e-coordinators lock clean system
+.PHONY: help demo test check test-slow test-gpu e2e-ui e2e-coordinators e2e-litellm lock clean system
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -31,6 +31,9 @@ e2e-coordinators: .venv/dev ## the real Claude Code and OpenClaw delegate to smo
 e2e-ui: .venv/dev ## the page in a real Chromium: content, colours, light and dark
 	@$(PY) -m pytest -m slow tests/e2e/test_ui_for_real.py -rs
 
+e2e-litellm: .venv/dev .venv/litellm/bin/litellm ## 20 tasks through a LiteLLM proxy before two servers, one killed half-way
+	@$(PY) -m pytest -m litellm tests/e2e/test_litellm.py -rA --timeout 1500
+
 lock: .venv/dev  ## write the lock files again from pyproject.toml
 	@tools/lock
 
@@ -46,3 +49,7 @@ system:          ## compiler and sandbox, from the system's package manager
 
 .venv/dev: pyproject.toml requirements-dev.lock tools/bootstrap
 	@tools/bootstrap dev
+
+# apart from garzone's own packages, which it would hold back
+.venv/litellm/bin/litellm: | .venv/dev
+	@$(PY) -m venv .venv/litellm && .venv/litellm/bin/pip install -q 'litellm[proxy]'

@@ -219,9 +219,16 @@ async def test_a_small_context_shows_less_and_says_what(repo: Path, box: Sandbox
     assert any("was not shown" in note for note in report.notes)
 
 
-async def test_a_broken_backend_is_an_error_and_a_full_queue_is_waited_for(repo: Path, box: Sandbox) -> None:
+async def test_a_broken_backend_is_an_error_and_a_full_queue_is_waited_for(
+    repo: Path, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garzone.agent.answers.RETRY_DELAYS_S", (0.01, 0.01))
     with pytest.raises(GenerationFailed):
         await run_task(fix_task(repo), ScriptedGenerator([GenerationFailed("it broke")]), box)
+    broken: list[Answer] = [GenerationFailed("one of several servers died"), block(FIXED_PAGINATE)]
+    report = await run_task(fix_task(repo), ScriptedGenerator(broken), box)
+    assert report.verdict is Verdict.PROVED
+    assert "an answer was asked for again: one of several servers died" in report.notes
     answers: list[Answer] = [Overloaded("full"), block(FIXED_PAGINATE)]
     report = await run_task(fix_task(repo), ScriptedGenerator(answers), box)
     assert report.verdict is Verdict.PROVED

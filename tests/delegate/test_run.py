@@ -88,7 +88,10 @@ async def test_a_failed_task_is_booked_as_a_loss(repo: Path, ledger: Ledger, san
     assert [outcome for (outcome,) in rows(ledger, "outcome", "candidates")] == ["failed"]
 
 
-async def test_an_error_is_booked_and_passed_on(repo: Path, ledger: Ledger, sandbox: Sandbox) -> None:
+async def test_an_error_is_booked_and_passed_on(
+    repo: Path, ledger: Ledger, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garzone.agent.answers.RETRY_DELAYS_S", (0.01,))
     with pytest.raises(GenerationFailed):
         await run(the_task(repo), ScriptedGenerator([GenerationFailed("the engine broke off")]), sandbox, ledger)
     assert rows(ledger, "outcome, error") == [("error", "the engine broke off")]

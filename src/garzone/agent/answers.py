@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from garzone.agent.context import Target
 from garzone.agent.events import CandidateText, Listener
 from garzone.agent.kinds import Attempt, Job, Material, Question, Style
-from garzone.core.errors import ContextTooSmall, Overloaded
+from garzone.core.errors import BackendUnavailable, ContextTooSmall, GenerationFailed, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
 from garzone.core.ports import TextGenerator
 from garzone.core.task import Task, TokenCount
@@ -180,10 +180,16 @@ class Writer:
         )
 
     async def _patiently(self, number: int, target: Target | None, request: GenerateRequest, num_tokens: int) -> str:
+        """An answer, asked for again where the backend was too busy, or broke off and may be there again by now.
+
+        Always the same model by the same name: behind one address there may be several servers, of which one died.
+        """
         for delay_s in RETRY_DELAYS_S:
             try:
                 return await self._stream(number, target, request, num_tokens)
-            except Overloaded:
+            except (Overloaded, GenerationFailed, BackendUnavailable) as error:
+                if not isinstance(error, Overloaded):
+                    self.notes.append(f"an answer was asked for again: {str(error)[:160]}")
                 await asyncio.sleep(delay_s)
         return await self._stream(number, target, request, num_tokens)
 
