@@ -112,10 +112,10 @@ class _Worker:
             if isinstance(job, Settled):
                 return await self._settled(job)
             course = Course(job, await writer.prepare(job))
-            self._notes += writer.notes
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._search(course, writer)
+            self._notes += writer.notes
             if not course.proved and self._remaining_s() <= 0:
                 course.ended_by = "time"
             return await self._conclude(course, writer, worktree)

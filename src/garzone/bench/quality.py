@@ -245,7 +245,7 @@ class Bench:
                 kind=work.kind,
                 instruction=work.instruction,
                 repo=repo,
-                files=tuple(name for name in work.named if name in work.files or not work.files),
+                files=work.named,
                 check=work.check,
                 model=settings.model if settings.mode == "worker" else "",
                 num_candidates=num_candidates,

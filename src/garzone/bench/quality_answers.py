@@ -6,6 +6,7 @@ They stand where a model stands, so everything behind them is the real worker. K
 
 from __future__ import annotations
 
+import ast
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -67,7 +68,7 @@ def oracle(task: BenchTask, reference: Reference) -> Answers:
     language = "typescript" if task.solution_path.endswith(".ts") else "python"
     text = reference.files.get(task.solution_path, "")
     if task.suite == "testgen_humaneval":
-        text = _as_pytest(reference.tests)
+        text = _as_pytest(reference.tests, task.files["solution.py"], task.entry_point)
 
     def answer(request: GenerateRequest, _: int) -> str:
         if request.suffix is not None:  # fill in the middle: the middle alone, without a fence
@@ -96,13 +97,18 @@ def _asks_for_middle(request: GenerateRequest) -> bool:
     return "missing" in text and "only" in text
 
 
-def _as_pytest(tests: str) -> str:
-    """The suite's assertion script as a pytest file: its last two lines call and print."""
-    lines = [line for line in tests.splitlines() if line.strip() != "print('OK')"]
-    calls = [line for line in lines if re.match(r"check\(_sol\.", line)]
-    body = [line for line in lines if not re.match(r"check\(", line)]
-    call = calls[-1] if calls else "pass"
-    return "\n".join([*body, "", "", "def test_reference():", f"    {call}", ""])
+def _as_pytest(tests: str, code: str, name: str) -> str:
+    """The suite's assertion script as a pytest file: names imported by name, the check called from a test."""
+    defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    tree = ast.parse(tests)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & defined | {name}
+    checks = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    imports = [
+        node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) and "_il" not in ast.dump(node)
+    ]
+    head = [*map(ast.unparse, imports), f"from solution import {', '.join(sorted(used))}"]
+    bodies = "\n\n\n".join(map(ast.unparse, checks))
+    return "\n".join(head) + f"\n\n\n{bodies}\n\n\ndef test_{name}():\n    check({name})\n"
 
 
 class Timed:

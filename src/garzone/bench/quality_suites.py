@@ -19,7 +19,7 @@ from garzone.core.errors import UsageError
 from garzone.core.task import TaskKind
 
 SHOWN_TEST = "test_shown.py"
-HOLE = "    pass  # TODO: the missing code goes here\n"
+HOLE = "# <fill>"  # how the worker is told of a hole; at the start of the line, for its depth is part of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +153,27 @@ def commission(task: BenchTask, python: str) -> Commission:
         return Commission(
             TaskKind.COMPLETE,
             f"Fill in the missing code of {task.entry_point}.",
-            {task.solution_path: prefix + _hole(prefix, suffix) + suffix},
+            {task.solution_path: f"{prefix}{HOLE}\n{suffix}"},
             (task.solution_path,),
             None,
             (task.solution_path,),
         )
     if task.suite == "testgen_humaneval":
-        return Commission(TaskKind.TESTS, task.prompt, dict(task.files), ("solution.py",), None, (task.solution_path,))
+        return Commission(
+            TaskKind.TESTS,
+            task.prompt,
+            dict(task.files),
+            ("solution.py", task.solution_path),
+            None,
+            (task.solution_path,),
+        )
     return Commission(
-        TaskKind.TRANSLATE, _without_source(task.prompt), dict(task.files), ("source.py",), None, (task.solution_path,)
+        TaskKind.TRANSLATE,
+        _without_source(task.prompt),
+        dict(task.files),
+        ("source.py", task.solution_path),
+        None,
+        (task.solution_path,),
     )
 
 
@@ -217,20 +229,6 @@ def _stub(text: str) -> str:
     except SyntaxError:
         return text.rstrip("\n") + "\n    pass\n"
     return text
-
-
-def _hole(prefix: str, suffix: str) -> str:
-    """A marked line in the place of the missing one, indented as the code around it has it."""
-
-    def margin(line: str) -> int:
-        return len(line) - len(line.lstrip(" "))
-
-    before = [line for line in prefix.splitlines() if line.strip()]
-    after = [line for line in suffix.splitlines() if line.strip()]
-    depth = margin(before[-1]) + (4 if before[-1].rstrip().endswith(":") else 0) if before else 0
-    if after and not before[-1].rstrip().endswith(":"):
-        depth = max(depth, min(margin(after[0]), depth + 4)) if margin(after[0]) > depth else depth
-    return " " * depth + HOLE.strip() + "\n"
 
 
 def _without_source(prompt: str) -> str:
