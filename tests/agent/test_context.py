@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from garzone.agent.context import CodeBase, choose_targets, definitions_used, failing_tests, trimmed_output
+from garzone.agent.context import CodeBase, choose_targets, failing_tests, trimmed_output
+from garzone.agent.definitions import definitions_used
 from garzone.agent.evidence import Evidence, Failure
 from garzone.agent.prompts import fenced
 from garzone.agent.target import functions, is_protected, is_test, parse

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garzone.agent.edit import Edited, EditMiss, code_blocks, replace_file, replace_function, same_program
+from garzone.agent.edit_syntax import replace_text
 from garzone.agent.target import SourceText, Span, functions
 
 SOURCE = '''"""A module."""
@@ -169,8 +170,8 @@ def test_a_whole_file_must_keep_its_public_names() -> None:
 
 
 def test_another_language_needs_a_complete_block() -> None:
-    assert replace_file("let x = 1;\r\n", "a.ts", "```ts\nlet x = 2;\n```") == Edited("let x = 2;\r\n")
-    assert isinstance(replace_file("let x = 1;", "a.ts", "```ts\nlet x = 2;"), EditMiss)
+    assert replace_text("a.ts", "let x = 1;\r\n", "```ts\nlet x = 2;\n```") == Edited("let x = 2;\r\n")
+    assert isinstance(replace_text("a.ts", "let x = 1;", "```ts\nlet x = 2;"), EditMiss)
 
 
 def test_endless_answers_are_not_parsed() -> None:

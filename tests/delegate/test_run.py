@@ -19,7 +19,7 @@ from garzone.core.ports import Sandbox
 from garzone.core.task import Task, TaskKind, Verdict
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.pricing import estimate_tokens
-from garzone.delegate.run import decide, result_text, run
+from garzone.delegate.run import WORKING_KINDS, decide, result_text, run
 from garzone.testing import ScriptedGenerator
 from tests.agent.repositories import FIXED_PAGINATE, PAGER, block, fix_task, git, make_repository
 
@@ -148,7 +148,7 @@ def test_kill_9_leaves_an_interrupted_row_and_the_users_tree_as_it_was(repo: Pat
     assert git(repo, "status", "--porcelain") == ""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TaskKind if kind is not TaskKind.FIX])
+@pytest.mark.parametrize("kind", [kind for kind in TaskKind if kind not in WORKING_KINDS])
 async def test_a_kind_that_is_not_there_yet_says_what_is(
     kind: TaskKind, repo: Path, ledger: Ledger, sandbox: Sandbox
 ) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from garzone.agent.evidence import Evidence
+from garzone.agent.imports import imported_files
+from garzone.agent.syntax import is_source, names_in, spans_of
 from garzone.agent.target import (
-    Function,
     SourceText,
     Span,
     covering,
@@ -23,7 +24,6 @@ from garzone.agent.target import (
     is_python,
     is_test,
     names_used,
-    node_at,
     parse,
     source_lines,
     split_lines,
@@ -35,7 +35,11 @@ MAX_TARGETS = 3
 MAX_SEARCHED_FILES = 400
 # what the probe adds to the traceback of a script
 _PROBE_FRAMES = re.compile(r' *File "<frozen runpy>"(?:.*\n)*?.*exec\(compile\(source, path.*\n(?: *\^+\n)?')
-_PLACES = (re.compile(r'File "([^"\n]+)", line (\d+)'), re.compile(r"^([\w./\-]+\.\w+):(\d+)", re.MULTILINE))
+_PLACES = (
+    re.compile(r"(?:[\s(]|file://)([\w./@\-]+\.(?:[cm]?[jt]sx?|rs|go|java|cc?|cpp)):(\d+)"),
+    re.compile(r'File "([^"\n]+)", line (\d+)'),
+    re.compile(r"^([\w./\-]+\.\w+):(\d+)", re.MULTILINE),
+)
 
 Read = Callable[[str], bytes]
 
@@ -71,9 +75,13 @@ class Target:
             return self.code
         lines = split_lines(self.source.text)
         first = self.span.first_line - 1
-        while first and lines[first - 1].lstrip().startswith("#") and not lines[first - 1].startswith("#!"):
+        while first and _is_comment(lines[first - 1]) and not lines[first - 1].startswith("#!"):
             first -= 1
         return textwrap.dedent("".join(lines[first : self.span.last_line]))
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith(("#", "//", "/*", "* ", "*/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +107,12 @@ class CodeBase:
 
     def __init__(self, tracked: Sequence[str], read: Read, prefix: str = "") -> None:
         self.tracked = list(tracked)
+        self._tracked_set = frozenset(tracked)
         self._prefix = prefix  # where the check runs: paths in its output are relative to it
         self._read = read
         self._sources: dict[str, SourceText | None] = {}
         self._trees: dict[str, ast.Module | None] = {}
+        self._spans: dict[str, list[Span]] = {}
         self.remembered: dict[str, list[str]] = {}  # what a command said of the code as it is
 
     def content(self, path: str) -> bytes:
@@ -110,7 +120,9 @@ class CodeBase:
         return self._read(path)
 
     def source(self, path: str) -> SourceText | None:
-        """A file's text; None when it is not text."""
+        """A file's text; None when it is not text, or not there."""
+        if path not in self._tracked_set:
+            return None
         if path not in self._sources:
             self._sources[path] = SourceText.read(self._read(path), path)
         return self._sources[path]
@@ -123,9 +135,14 @@ class CodeBase:
         return self._trees[path]
 
     def spans(self, path: str) -> list[Span]:
-        """A Python file's functions."""
-        tree = self.tree(path)
-        return functions(tree) if tree else []
+        """A file's functions."""
+        if is_python(path):
+            tree = self.tree(path)
+            return functions(tree) if tree else []
+        if path not in self._spans:
+            source = self.source(path) if is_source(path) else None
+            self._spans[path] = spans_of(path, source.text) if source else []
+        return self._spans[path]
 
     def resolve(self, place: str) -> str | None:
         """The tracked file a path in an output means."""
@@ -134,10 +151,6 @@ class CodeBase:
             if name in self._tracked_set:
                 return name
         return next((name for name in self.tracked if place.endswith(f"/{name}")), None)
-
-    @property
-    def _tracked_set(self) -> set[str]:
-        return set(self.tracked)
 
 
 def failing_tests(code: CodeBase, evidence: Evidence, output: str, check: str = "") -> list[FailingTest]:
@@ -163,8 +176,10 @@ def failing_tests(code: CodeBase, evidence: Evidence, output: str, check: str = 
                 span = covering(code.spans(resolved), line)
                 _add_test(code, found, resolved, span.name if span else "")
     if not found:
-        all_tests = [name for name in code.tracked if is_test(name) and is_python(name)]
-        mentioned = [code.resolve(word.partition("::")[0]) for word in check.split() if ".py" in word]
+        all_tests = [name for name in code.tracked if is_test(name) and is_source(name)]
+        mentioned = [
+            code.resolve(word.partition("::")[0]) for word in check.split() if is_source(word.partition("::")[0])
+        ]
         for path in [name for name in mentioned if name] or (all_tests if len(all_tests) == 1 else []):
             _add_test(code, found, path, "")
     return list(found.values())
@@ -191,7 +206,7 @@ def choose_targets(
         if code.source(name) is None:
             raise RepositoryError(f"{name} is not a text file in a known encoding")
     tests = failing_tests(code, evidence, output, check)
-    searched = allowed or [name for name in code.tracked if is_python(name) and not is_protected(name)]
+    searched = allowed or [name for name in code.tracked if is_source(name) and not is_protected(name)]
     ranking = _Ranking()
     _rank_by_trace(code, ranking, searched, evidence, output)
     _rank_by_calls(code, ranking, searched, tests)
@@ -226,7 +241,9 @@ def _rank_by_trace(code: CodeBase, ranking: _Ranking, searched: Sequence[str], e
     """Functions the trace went through, the innermost first: where it broke is the first suspect."""
     traces = [list(failure.trace) or _places(failure.message) for failure in evidence.failures] or [_places(output)]
     for trace in traces[:3]:
-        for depth, (place, line) in enumerate(reversed(trace)):
+        # Python's traces end where it broke, those of others begin there
+        ordered = trace if trace and not is_python(trace[0][0]) else list(reversed(trace))
+        for depth, (place, line) in enumerate(ordered):
             path = code.resolve(place)
             if path is not None and path in searched:
                 span = covering(code.spans(path), line)
@@ -237,16 +254,14 @@ def _rank_by_trace(code: CodeBase, ranking: _Ranking, searched: Sequence[str], e
 def _rank_by_calls(code: CodeBase, ranking: _Ranking, searched: Sequence[str], tests: Sequence[FailingTest]) -> None:
     """Functions the failing tests call by name; those of a module the test imports before namesakes elsewhere."""
     for test in tests[:5]:
-        tree = parse(_dedented(test.code))
-        if tree is None:
-            continue
-        imported = _imported_files(code, test.path)
+        names = _names_used_in(test.path, test.code)
+        imported = imported_files(code, test.path)
         # test names tell what they test: test_slugify_empty -> slugify
-        for name in [*names_used(tree), *_named_by(test.name)]:
+        for name in [*names, *_named_by(test.name)]:
             for path in [p for p in searched if p in imported] or searched[:MAX_SEARCHED_FILES]:
                 for span in code.spans(path):
                     if span.name == name and not name.startswith("__"):
-                        ranking.add(path, span, 5.0 if name in names_used(tree) else 4.0)
+                        ranking.add(path, span, 5.0 if name in names else 4.0)
 
 
 def _rank_by_words(code: CodeBase, ranking: _Ranking, searched: Sequence[str], instruction: str) -> None:
@@ -262,40 +277,13 @@ def _rank_by_words(code: CodeBase, ranking: _Ranking, searched: Sequence[str], i
 def _rank_callees(code: CodeBase, ranking: _Ranking, searched: Sequence[str]) -> None:
     """What the suspects call in their own file may be where the fault is."""
     for (path, span), score in list(ranking.scores.items()):
-        tree = code.tree(path)
-        node = node_at(tree, span) if tree and span else None
-        if node is None or path not in searched:
+        source = code.source(path)
+        if span is None or source is None or path not in searched:
             continue
-        used = set(names_used(node)) - {node.name}
+        used = set(_names_used_in(path, source_lines(source.text, span))) - {span.name}
         for other in code.spans(path):
             if other.name in used and not other.name.startswith("__"):
                 ranking.add(path, other, score * 0.4)
-
-
-def definitions_used(code: CodeBase, target: Target) -> list[str]:
-    """Definitions in the target's file that it uses, as text: what a reader would look up."""
-    tree = code.tree(target.path)
-    node = node_at(tree, target.span) if tree and target.span else None
-    if tree is None or node is None:
-        return []
-    used = set(names_used(node))
-    found: list[str] = []
-    for item in tree.body:
-        names = {item.name} if isinstance(item, Function | ast.ClassDef) else _assigned(item)
-        if (
-            names & used
-            and item is not node
-            and not (target.span and target.span.qualname.startswith(f"{min(names)}."))
-        ):
-            found.append(ast.get_source_segment(target.source.text, item, padded=True) or "")
-    return found
-
-
-def _assigned(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name for alias in node.names}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
 def trimmed_output(output: str, evidence: Evidence, max_chars: int) -> str:
@@ -344,30 +332,20 @@ def _add_test(code: CodeBase, found: dict[tuple[str, str], FailingTest], path: s
     found[path, name] = FailingTest(path, name, source_lines(source.text, span) if span else source.text)
 
 
-def _imported_files(code: CodeBase, path: str) -> set[str]:
-    tree = code.tree(path)
-    found: set[str] = set()
-    for node in ast.walk(tree) if tree else ():
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or "", *(f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names)]
-        for module in filter(None, modules):
-            tail = module.replace(".", "/")
-            endings = (f"{tail}.py", f"{tail}/__init__.py")
-            found |= {
-                name for name in code.tracked if name in endings or name.endswith(tuple(f"/{e}" for e in endings))
-            }
-    return found
-
-
 def _named_by(test_name: str) -> list[str]:
     words = test_name.removeprefix("test_").split("_")
     return ["_".join(words[:length]) for length in range(len(words), 0, -1)] if test_name.startswith("test_") else []
 
 
-def _dedented(code: str) -> str:
+def _names_used_in(path: str, code: str) -> list[str]:
+    if not is_python(path):
+        return names_in(path, code)
+    tree = parse(dedented(code))
+    return names_used(tree) if tree else []
+
+
+def dedented(code: str) -> str:
+    """Code moved to the margin, whatever its multi-line strings hold."""
     lines = code.splitlines()
     margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
     return "\n".join(line[margin:] for line in lines)

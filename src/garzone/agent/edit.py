@@ -2,7 +2,7 @@
 
 Touches no disk and runs nothing. Whatever cannot be read for certain is an `EditMiss`, whose reason becomes part of the
 next prompt; nothing is ever guessed into another place. Outside of the target (and of imports the target newly needs)
-the text stays as it is, to the byte. Functions are found in Python; other languages are answered as whole files.
+the text stays as it is, to the byte. This is for Python; `edit_syntax.py` does the same for other languages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 
+from garzone.agent.syntax import tokens_without_comments
 from garzone.agent.target import Function, Span, functions, is_python, names_used, node_at, parse, split_lines
 
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$", re.MULTILINE)
@@ -108,17 +109,11 @@ def replace_function(text: str, span: Span, answer: str) -> Edited | EditMiss:
 
 
 def replace_file(text: str, path: str, answer: str) -> Edited | EditMiss:
-    """Put the answer's code block in the place of the whole file."""
+    """Put the answer's code block in the place of a whole Python file; it may be new (`text` is "")."""
     if len(answer) > MAX_ANSWER_CHARS:
         return EditMiss("The answer was far too long. Write the file once.")
     reasons: list[str] = []
     tree = parse(text) if is_python(path) else None
-    blocks = code_blocks(answer.replace("\r\n", "\n"))
-    if not is_python(path):
-        whole = [block for block in blocks if block.closed and block.code.strip()]
-        if not whole:
-            return EditMiss("The answer has no complete code block. Put the whole file into one Markdown code block.")
-        return Edited(_in_style_of(text, max(whole, key=lambda block: len(block.code)).code))
     for reading in _readings(answer):
         written = parse(reading)
         if written is None:
@@ -130,7 +125,7 @@ def replace_file(text: str, path: str, answer: str) -> Edited | EditMiss:
         elif not written.body:
             reasons.append("The code block is empty.")
         else:
-            return Edited(_in_style_of(text, reading))
+            return Edited(in_style_of(text, reading))
     return EditMiss(reasons[0] if reasons else "There was no code block in the answer.")
 
 
@@ -139,14 +134,14 @@ def same_program(path: str, before: str, after: str) -> bool:
     if before == after:
         return True
     if not is_python(path):
-        return before.split() == after.split()
+        return tokens_without_comments(path, before) == tokens_without_comments(path, after)
     return fingerprint(path, before) == fingerprint(path, after)
 
 
 def fingerprint(path: str, text: str) -> str:
     """A text that two candidates share when they are the same program."""
     tree = parse(text) if is_python(path) else None
-    return ast.dump(tree) if tree else "\n".join(line.rstrip() for line in text.splitlines())
+    return ast.dump(tree) if tree else "\0".join(tokens_without_comments(path, text))
 
 
 def _definition(written: ast.Module, span: Span) -> Function | None:
@@ -289,7 +284,7 @@ def _newline(lines: list[str]) -> str:
     return "\r\n" if first.endswith("\r\n") else "\r" if first.endswith("\r") else "\n"
 
 
-def _in_style_of(text: str, code: str) -> str:
+def in_style_of(text: str, code: str) -> str:
     """Code with the line breaks of the file it replaces, and a line break at the end only if that had one."""
     newline = _newline(split_lines(text))
     body = newline.join(line.rstrip("\r\n") for line in split_lines(code.strip("\n") + "\n"))

@@ -36,7 +36,7 @@ class Trial:
 
     `doubts` say why what passed proves nothing; none means it is a proof. `output` is what the model is told when it
     did not pass, `num_failing` orders failures (less is closer). `told` is a phrase for the report, `facts` what was
-    measured, `findings` those of a review that are left.
+    measured, `findings` those of a review that are left, `draft` what passed where that is less than was written.
     """
 
     passed: bool
@@ -47,6 +47,7 @@ class Trial:
     told: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     findings: tuple[Finding, ...] = ()
+    draft: Draft | None = None
 
     @property
     def proved(self) -> bool:

@@ -97,6 +97,7 @@ class Stage:
         environment: Mapping[str, str] | None = None,
         probed: bool = True,
         watched: Sequence[str] = (),
+        visible: Sequence[Path] = (),
     ) -> Run:
         """Run a shell command on the code with some files' contents replaced or added.
 
@@ -110,6 +111,7 @@ class Stage:
             probed: whether Python records what its tests do.
             watched: files, from the top level, whose code is also watched for what a repair need not do
                 (`probe/garzone_watch.py`). That takes longer.
+            visible: further places the command may read.
         """
         contents = contents or {}
         if watched:
@@ -121,6 +123,7 @@ class Stage:
             await asyncio.to_thread(place.scene.prepare, contents)
             async with Recorder(place.record) as recorder:
                 view = await asyncio.to_thread(self._view, place, contents, harness or {}, environment or {}, probed)
+                view = replace(view, read_only=(*view.read_only, *visible))
                 result = await self.sandbox.run(command, place.scene.path, limits, view)
             traces = await asyncio.to_thread(place.scene.inspect)
             evidence = parse_evidence(bytes(recorder.raw))

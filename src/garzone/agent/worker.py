@@ -21,7 +21,13 @@ from garzone.agent.edit import EditMiss
 from garzone.agent.events import CandidateJudged, CandidateStarted, CheckFinished, Event, Listener
 from garzone.agent.filters import first_complaint
 from garzone.agent.kinds import Attempt, Job, Kind, Setting, Settled, Style
+from garzone.agent.kinds.complete import open_complete
+from garzone.agent.kinds.docs import open_docs
 from garzone.agent.kinds.fix import open_fix
+from garzone.agent.kinds.implement import open_implement
+from garzone.agent.kinds.refactor import open_refactor
+from garzone.agent.kinds.translate import open_translate
+from garzone.agent.kinds.write_tests import open_tests
 from garzone.agent.postmortem import cut, first_line, post_mortem
 from garzone.agent.proof import HOPELESS
 from garzone.agent.stage import Stage
@@ -31,7 +37,15 @@ from garzone.core.errors import UsageError
 from garzone.core.ports import Sandbox, TextGenerator
 from garzone.core.task import SUMMARY_CHARS, Report, Task, TaskKind, Verdict
 
-KINDS: dict[TaskKind, Kind] = {TaskKind.FIX: open_fix}
+KINDS: dict[TaskKind, Kind] = {
+    TaskKind.FIX: open_fix,
+    TaskKind.IMPLEMENT: open_implement,
+    TaskKind.COMPLETE: open_complete,
+    TaskKind.TESTS: open_tests,
+    TaskKind.DOCS: open_docs,
+    TaskKind.REFACTOR: open_refactor,
+    TaskKind.TRANSLATE: open_translate,
+}
 # Kinds that may write files which are not there yet.
 WRITES_NEW_FILES = frozenset({TaskKind.IMPLEMENT, TaskKind.TESTS, TaskKind.TRANSLATE, TaskKind.DOCS})
 # Greedy first: for most models their best single answer. Then wider, because equal answers are wasted; not far beyond
@@ -247,6 +261,7 @@ class _Worker:
         trial = await job.prove(target, draft)
         for check in trial.checks:
             self._tell(CheckFinished("candidate", check.command, check.exit_code, check.duration_ms))
+        draft = trial.draft or draft
         if trial.proved:
             course.proved.append(Passed(target, draft, trial))
             return "proved", ""

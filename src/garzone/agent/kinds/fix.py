@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 
 from garzone.agent.changes import Draft
-from garzone.agent.context import Target, choose_targets, definitions_used, failing_tests, trimmed_output
+from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
+from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_function
+from garzone.agent.edit_syntax import replace_definition, replace_text
 from garzone.agent.events import CheckFinished
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, user
 from garzone.agent.prompts import render
 from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft
 from garzone.agent.stage import Run
+from garzone.agent.target import is_python
 from garzone.core.errors import UsageError
 from garzone.core.task import Verdict
 
@@ -135,10 +138,16 @@ class Fix(Job):
 
 def read_code(target: Target, answer: str) -> Draft | EditMiss:
     """The target's file with the answer's code in the place of the target."""
+    text, path = target.source.text, target.path
     if target.span:
-        edited = replace_function(target.source.text, target.span, answer)
+        python = is_python(path)
+        edited = (
+            replace_function(text, target.span, answer)
+            if python
+            else replace_definition(path, text, target.span, answer)
+        )
     else:
-        edited = replace_file(target.source.text, target.path, answer)
+        edited = replace_file(text, path, answer) if is_python(path) else replace_text(path, text, answer)
     return edited if isinstance(edited, EditMiss) else drafted(target, edited.text)
 
 
@@ -146,6 +155,11 @@ def defines_target(target: Target, answer: str) -> bool:
     """Whether a closed code block of an unfinished answer defines the target."""
     name = target.span.name if target.span else None
     return any(
-        block.closed and (name is None or re.search(rf"\bdef\s+{re.escape(name)}\b", block.code))
+        block.closed and (name is None or re.search(_defining(target.path, name), block.code))
         for block in code_blocks(answer)
     )
+
+
+def _defining(path: str, name: str) -> str:
+    """A pattern that a definition of `name` matches; for other languages than Python its mere mention."""
+    return rf"\bdef\s+{re.escape(name)}\b" if is_python(path) else rf"\b{re.escape(name.lstrip('#'))}\b"

@@ -1,0 +1,279 @@
+"""Makes inputs for functions of a file and records what comes of them: make_cases.py FILE NAME...
+
+Inputs come from the examples of docstrings, from annotations, and from literals of the source, varied. To $GARZONE_OUT,
+as JSON: {name: [{"arguments": [...], "result": ...} or {"arguments": [...], "raises": type}]}; only what JSON can hold
+exactly, and only what comes out the same twice.
+"""
+# pyright: basic
+
+import ast
+import copy
+import doctest
+import importlib
+import json
+import math
+import os
+import random
+import signal
+import sys
+
+MAX_CASES, MAX_SAFE, MAX_CHARS = 60, 2**53 - 1, 4000
+INTS = [0, 1, 2, 3, 5, 7, 10, 12, 25, 100, -1, -3, -10]
+FLOATS = [0.0, 1.0, 0.5, -2.5, 3.25, 10.125, 100.0]
+STRINGS = ["", "a", "abc", "Hello World", "racecar", "a b c", "123", "Zz9", "aab", "one two  three"]
+ANY = [0, 1, -2, 2.5, "a", "", True, None]
+
+
+class Late(Exception):
+    pass
+
+
+def late(number, frame):
+    raise Late
+
+
+def load(path):
+    path = os.path.abspath(path)
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    parts = [name]
+    while os.path.exists(os.path.join(folder, "__init__.py")):
+        parts.insert(0, os.path.basename(folder))
+        folder = os.path.dirname(folder)
+    sys.path[:0] = [folder, os.getcwd()]
+    return importlib.import_module(".".join(parts))
+
+
+def value_of(node, rng, depth=0):
+    """A value for an annotation; raises ValueError where it says nothing usable."""
+    if node is None:
+        raise ValueError
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return value_of(ast.parse(node.value, mode="eval").body, rng, depth)
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    if name == "int":
+        return rng.choice(INTS)
+    if name == "float":
+        return rng.choice(FLOATS)
+    if name == "str":
+        return rng.choice(STRINGS)
+    if name == "bool":
+        return rng.random() < 0.5
+    if name in ("Any", "object"):
+        return rng.choice(ANY)
+    if name in ("list", "List", "Sequence", "Iterable"):
+        return [rng.choice(INTS) for _ in range(rng.choice([0, 1, 2, 3, 5]))]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return value_of(rng.choice([node.left, node.right]), rng, depth)
+    if isinstance(node, ast.Subscript):
+        outer = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+        inner = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if outer in ("list", "List", "Sequence", "Iterable", "Collection"):
+            size = rng.choice([0, 1, 2, 3, 5] if depth < 2 else [0, 1, 2])
+            return [value_of(inner[0], rng, depth + 1) for _ in range(size)]
+        if outer in ("tuple", "Tuple"):
+            raise ValueError  # an argument that is a tuple in Python is something else in every language
+        if outer in ("dict", "Dict", "Mapping"):
+            size = rng.choice([0, 1, 2, 3])
+            return {str(value_of(inner[0], rng, depth + 1)): value_of(inner[1], rng, depth + 1) for _ in range(size)}
+        if outer == "Optional":
+            return None if rng.random() < 0.3 else value_of(inner[0], rng, depth)
+        if outer == "Union":
+            return value_of(rng.choice(inner), rng, depth)
+    raise ValueError
+
+
+def examples_of(docstring, name):
+    """Arguments of literal calls in examples and in prose like `name([1, 2]) == 3`."""
+    sources = []
+    try:
+        sources += [e.source for e in doctest.DocTestParser().get_examples(docstring or "")]
+    except ValueError:
+        pass
+    sources += [line.strip().split("#")[0] for line in (docstring or "").splitlines() if name + "(" in line]
+    for line in sources:
+        source = line.strip().removeprefix(">>>").strip()
+        for text in (source, source.split("==")[0].split("=>")[0].split("->")[0].split("➞")[0]):
+            try:
+                tree = ast.parse(text.strip())
+            except (SyntaxError, ValueError):
+                continue
+            for node in ast.walk(tree):
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id == name
+                    and not node.keywords
+                ):
+                    try:
+                        yield [ast.literal_eval(argument) for argument in node.args]
+                    except (ValueError, TypeError):
+                        continue
+            break
+
+
+def varied(value, rng):
+    """A value of the same shape that is a little different."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + rng.choice([-2, -1, 1, 2, 10])
+    if isinstance(value, float):
+        return value + rng.choice([-1.5, -0.25, 0.25, 1.5])
+    if isinstance(value, str):
+        if not value:
+            return value
+        at = rng.randrange(len(value))
+        kind = rng.randrange(6)
+        if kind == 0:
+            return value[:at] + value[at + 1 :]
+        if kind == 1:
+            return value[:at] + rng.choice(value) + value[at:]
+        if kind == 2:
+            return value + " " + value
+        if kind == 3:
+            return value.upper()
+        if kind == 4:
+            return value[::-1]
+        return value[: at + 1]
+    if isinstance(value, list):
+        if not value:
+            return value
+        at = rng.randrange(len(value))
+        kind = rng.randrange(5)
+        if kind == 0:
+            return value[:at] + value[at + 1 :]
+        if kind == 1:
+            return value + [copy.deepcopy(rng.choice(value))]
+        if kind == 2:
+            return value[::-1]
+        return [*value[:at], varied(value[at], rng), *value[at + 1 :]]
+    if isinstance(value, dict) and value:
+        key = rng.choice(sorted(value, key=str))
+        return {**value, key: varied(value[key], rng)}
+    return value
+
+
+def plain(value, inside=False):
+    """The value as JSON holds it; raises ValueError for what it cannot hold exactly."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        if abs(value) > MAX_SAFE:
+            raise ValueError
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(v, True) for v in value]
+    if isinstance(value, dict):
+        if not all(isinstance(k, str) for k in value):
+            raise ValueError
+        return {k: plain(v, True) for k, v in value.items()}
+    raise ValueError
+
+
+def has_tuple(value):
+    if isinstance(value, (list, dict)):
+        return any(has_tuple(v) for v in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (tuple, set, frozenset))
+
+
+def attempt(function, arguments, explicit):
+    kept = json.dumps([plain(a) for a in arguments], sort_keys=True)
+    if len(kept) > MAX_CHARS:
+        raise ValueError
+    outcomes = []
+    for _ in range(2):
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        try:
+            outcomes.append({"result": plain(function(*copy.deepcopy(arguments)))})
+        except Late:
+            raise ValueError from None
+        except ValueError as error:
+            if not error.args and "ValueError" not in explicit:
+                raise
+            if "ValueError" not in explicit:
+                raise ValueError from None
+            outcomes.append({"raises": "ValueError"})
+        except Exception as error:
+            if type(error).__name__ not in explicit:
+                raise ValueError from None
+            outcomes.append({"raises": type(error).__name__})
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    if outcomes[0] != outcomes[1]:
+        raise ValueError
+    return {"arguments": json.loads(kept), **outcomes[0]}
+
+
+def cases_of(function, node, source):
+    rng = random.Random(20)
+    explicit = {
+        getattr(n.exc.func if isinstance(n.exc, ast.Call) else n.exc, "id", "")
+        for n in ast.walk(node)
+        if isinstance(n, ast.Raise) and n.exc
+    }
+    pool = list(examples_of(ast.get_docstring(node), node.name))
+    pool = [arguments for arguments in pool if not any(has_tuple(a) for a in arguments)]
+    literals = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, (int, str))]
+    tried, found = set(), []
+
+    def consider(arguments):
+        key = repr(arguments)
+        if key in tried or len(found) >= MAX_CASES:
+            return
+        tried.add(key)
+        try:
+            found.append(attempt(function, arguments, explicit))
+        except (ValueError, RecursionError, TypeError):
+            pass
+
+    for arguments in pool:
+        consider(arguments)
+    taken = [*node.args.posonlyargs, *node.args.args]
+    required = len(taken) - len(node.args.defaults)
+    for turn in range(400):
+        if len(found) >= MAX_CASES:
+            break
+        if pool and turn % 2:
+            arguments = copy.deepcopy(rng.choice(pool))
+            for _ in range(rng.choice([1, 1, 2, 3])):
+                if arguments:
+                    at = rng.randrange(len(arguments))
+                    arguments[at] = varied(arguments[at], rng)
+            consider(arguments)
+            continue
+        size = rng.randint(required, len(taken)) if len(taken) >= required else required
+        try:
+            arguments = [value_of(a.annotation, rng) for a in taken[:size]]
+        except (ValueError, SyntaxError, AttributeError):
+            continue
+        if literals and rng.random() < 0.3 and arguments:
+            literal = rng.choice(literals)
+            for at, argument in enumerate(arguments):
+                if type(argument) is type(literal):
+                    arguments[at] = literal
+        consider(arguments)
+    return found
+
+
+def main():
+    signal.signal(signal.SIGALRM, late)
+    path, names = sys.argv[1], sys.argv[2:]
+    with open(path, encoding="utf-8") as file:
+        source = file.read()
+    tree = ast.parse(source)
+    module = load(path)
+    facts = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name in names:
+            facts[node.name] = cases_of(getattr(module, node.name), node, source)
+    with open(os.environ["GARZONE_OUT"], "w") as out:
+        json.dump({"cases": facts}, out)
+
+
+main()

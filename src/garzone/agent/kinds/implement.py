@@ -1,0 +1,234 @@
+"""`implement`: code from a description, in named or new files.
+
+Proved means: the given check failed before and passes after. Without one, the model first writes tests from the
+description; they choose among candidates and are shown in the report, but a verdict that only they support is
+`unproved`: whoever writes both code and tests can be wrong twice in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from garzone.agent.changes import Draft
+from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
+from garzone.agent.definitions import definitions_used
+from garzone.agent.edit import EditMiss, code_blocks
+from garzone.agent.events import CheckFinished
+from garzone.agent.examples import Examples
+from garzone.agent.holes import find_holes
+from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
+from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.fix import defines_target, read_code
+from garzone.agent.prompts import render
+from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft, failing_output
+from garzone.agent.stage import Run
+from garzone.agent.target import SourceText, is_protected, parse
+from garzone.agent.testfiles import import_line, test_command
+from garzone.core.errors import CheckNotFound, RepositoryError, UsageError
+
+SELF_WRITTEN = "only tests that the model wrote itself support it"
+TESTS_TOKENS = 500
+NEW_FILE_CHARS = 2400  # about what one bounded task writes into a new file
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Tests the model wrote from the description."""
+
+    path: str
+    text: str
+    command: str
+
+
+async def open_implement(setting: Setting) -> Job:
+    """See what is there, whether the check asks for something that is missing, and what to write."""
+    if not setting.task.instruction.strip():
+        raise UsageError("implement needs a description of what to write")
+    before = None
+    if setting.check is not None:
+        try:
+            before = await check_as_it_is(setting.stage, setting.check)
+        except CheckNotFound:
+            if setting.task.check:
+                raise
+            setting.notes.append("the check that was found runs no test yet")
+    if before is not None:
+        assert setting.check is not None
+        setting.tell(CheckFinished("before", setting.check, before.result.exit_code, before.result.duration_ms))
+    targets = _targets(setting, before)
+    own = None
+    if before is None or before.passed:
+        own = await _own_tests(setting, targets[0])
+    return Implement(setting, targets, before, own)
+
+
+def _targets(setting: Setting, before: Run | None) -> list[Target]:
+    code = setting.code
+    new = [new_target(name) for name in setting.new]
+    if new:
+        return new
+    words = set(re.findall(r"\w+", setting.task.instruction))
+    stubs: list[Target] = []
+    for name in setting.named:
+        source = code.source(name)
+        if source is None:
+            raise RepositoryError(f"{name} is not a text file in a known encoding")
+        holes = [hole for hole in find_holes(name, source.text) if hole.span and hole.is_body]
+        ordered = sorted(holes, key=lambda hole: bool(hole.span and hole.span.name not in words))
+        stubs += [Target(name, code.content(name), source, hole.span) for hole in ordered]
+        whole = Target(name, code.content(name), source, None)
+        stubs += [whole] if len(holes) != 1 else []
+    if stubs:
+        return stubs[:2]
+    if before is None or before.passed:
+        raise UsageError("say where to write it: --file NEW_OR_EXISTING")
+    return choose_targets(
+        code, (), before.evidence, before.result.output, instruction=setting.task.instruction, check=setting.check or ""
+    )
+
+
+def new_target(path: str) -> Target:
+    """A file that is not there yet."""
+    return Target(path, b"", SourceText("", "utf-8"), None, is_new=True)
+
+
+async def _own_tests(setting: Setting, target: Target) -> _Own | None:
+    """Tests from the description, before any code is written; None where the model's cannot be used."""
+    language = language_of(target.path)
+    place = PurePosixPath(target.path)
+    if language not in ("python", "javascript", "typescript"):
+        return None
+    name = (
+        f"test_{place.stem}_from_description.py"
+        if language == "python"
+        else f"{place.stem}.description.test{place.suffix}"
+    )
+    path = str(place.with_name(name))
+    command = test_command(setting.check, path, setting.stage.repository)
+    if command is None:
+        return None
+    question = user(
+        render(
+            "implement_tests",
+            instruction=sentence(setting.task.instruction),
+            language=language,
+            import_line=import_line(target.path, path, language),
+            code=target.code,
+        )
+    )
+    answer = await setting.ask(question, TESTS_TOKENS)
+    blocks = [block.code for block in code_blocks(answer) if block.code.strip()]
+    text = max(blocks, key=len) if blocks else ""
+    usable = "assert" in text or "expect(" in text
+    if not usable or (language == "python" and parse(text) is None):
+        setting.notes.append("the model's own tests could not be used")
+        return None
+    line = import_line(target.path, path, language)
+    if place.stem not in text:
+        text = f"{line}\n{text}"
+    return _Own(path, text, command)
+
+
+class Implement(Job):
+    """Asks for a function where a stub stands, else for the whole file."""
+
+    def __init__(self, setting: Setting, targets: list[Target], before: Run | None, own: _Own | None) -> None:
+        super().__init__(setting, targets, before)
+        self._own = own
+        self._examples = Examples(setting.stage)
+        self.written_tests = own.text if own else ""
+
+    @property
+    def _by_check(self) -> bool:
+        return self.before is not None and not self.before.passed
+
+    def material(self, target: Target) -> Material:
+        """The tests it is to pass, and what they say now."""
+        definitions = definitions_used(self.setting.code, target)
+        if self.before is None or self.before.passed:
+            return Material(definitions=definitions)
+        output = trimmed_output(self.before.result.output, self.before.evidence, OUTPUT_CHARS)
+        tests = failing_tests(self.setting.code, self.before.evidence, self.before.result.output, self.check)
+        return Material(tests, output, definitions)
+
+    def ask(self, target: Target, material: Material, style: Style) -> Question:
+        """What is wanted, in which file, for which tests."""
+        return user(
+            render(
+                "implement",
+                instruction=sentence(self.task.instruction),
+                path=target.path,
+                language=language_of(target.path),
+                function=target.span.name if target.span else None,
+                code=target.shown if target.span or not target.is_new else "",
+                tests=material.tests if style is not Style.BARE else (),
+                output=material.output if style is Style.FULL else "",
+                definitions=material.definitions if style is Style.FULL else (),
+            )
+        )
+
+    def ask_again(self, first: Question, target: Target, attempt: Attempt) -> Question:
+        """The first prompt, the answer, and what was wrong with it."""
+        what = f"function `{target.span.name}`" if target.span else "file"
+        return again(
+            first, target, attempt, wanted=f"Write the whole {what} again in one Markdown code block, corrected."
+        )
+
+    def read(self, target: Target, answer: str) -> Draft | EditMiss:
+        """The file with the answer in its place."""
+        return read_code(target, answer)
+
+    def expected_text(self, target: Target) -> str:
+        """The file as it is, and what will be added."""
+        return target.code + " " * NEW_FILE_CHARS if not target.span else target.code + " " * (NEW_FILE_CHARS // 2)
+
+    def enough(self, target: Target, answer: str) -> bool:
+        """A closed block that defines the target."""
+        return defines_target(target, answer) if target.span else super().enough(target, answer)
+
+    async def prove(self, target: Target, draft: Draft) -> Trial:
+        """The given check; else the model's own tests and what was there before, which prove nothing by themselves."""
+        stage = self.setting.stage
+        if self._by_check:
+            assert self.before is not None
+            _, trial = await check_draft(stage, self.check, draft, self.before)
+            if any(is_protected(edit.path) and not edit.is_new for edit in draft.edits):
+                return trial.doubted("it changes what the check means")
+            return trial
+        checks = ()
+        if self.before is not None:
+            _, trial = await check_draft(stage, self.check, draft, self.before)
+            if not trial.passed:
+                return trial
+            checks = trial.checks
+        trial = await self._examples.tried(draft, target.span)
+        if not trial.passed:
+            return trial
+        if self._own is None:
+            return Trial(True, (*trial.doubts, "nothing tests it"), checks=checks, told=trial.told)
+        run = await stage.run(self._own.command, {**draft.contents, self._own.path: self._own.text.encode()})
+        check = run.as_check(self._own.command)
+        if not run.passed:
+            return Trial(
+                False, output=failing_output(run, stage.wall_s), num_failing=len(run.evidence.failed), checks=(check,)
+            )
+        return Trial(True, (*trial.doubts, SELF_WRITTEN), checks=(*checks, check), told=trial.told)
+
+    def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
+        """What was written, and what supports it."""
+        done = "Wrote" if target.is_new else "Extended"
+        if trial.proved:
+            return f"{done} {target.label}: `{self.check}` failed before and passes now{trial.told}. Branch {branch}."
+        return f"{done} {target.label}, unproved: {'; '.join(trial.doubts)[:220]}{trial.told}. Read branch {branch}."
+
+    def failed_summary(self, num_candidates: int) -> str:
+        """Which check refused all."""
+        if self._by_check:
+            return super().failed_summary(num_candidates)
+        return f"No candidate of {num_candidates} passed the tests that were written from the description"
+
+    def subject(self, target: Target) -> str:
+        """The first line of the commit where the task has no instruction."""
+        return f"write {target.label}"

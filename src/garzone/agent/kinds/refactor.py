@@ -1,0 +1,225 @@
+"""`refactor`: the same behaviour in better code.
+
+Proved means: the check passes before and after; public names and signatures are as before unless the task names them;
+and behaviour is equal on the inputs that were recorded while the tests ran, and on variations of them (Python). Where
+calls cannot be recorded (other languages, checks that cannot be watched), the check must notice at least 60 % of the
+mutants of what was changed, for otherwise its passing says little.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from garzone.agent.adequacy import kill_with_command
+from garzone.agent.behaviour import Recorder
+from garzone.agent.changes import Draft
+from garzone.agent.context import Target
+from garzone.agent.definitions import definitions_used
+from garzone.agent.edit import EditMiss
+from garzone.agent.events import CheckFinished
+from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style
+from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.fix import defines_target, read_code, required_check
+from garzone.agent.mutants import mutants_of
+from garzone.agent.prompts import render
+from garzone.agent.proof import Trial, check_as_it_is, check_draft, failing_output
+from garzone.agent.stage import Run
+from garzone.agent.surface import surface_changes
+from garzone.agent.syntax import definitions, is_source
+from garzone.agent.target import Span, functions, is_protected, is_python, node_at, parse
+from garzone.core.errors import RepositoryError, UsageError
+from garzone.core.task import Verdict
+
+PROVED_SCORE = 0.6
+_STRUCTURAL = re.compile(
+    r"\b(?:rename|extract|inline|move|split|merge|class|module|file|everywhere|all)\b", re.IGNORECASE
+)
+
+
+async def open_refactor(setting: Setting) -> Job | Settled:
+    """Run the check, record what the tests call, and choose what to rewrite."""
+    check = required_check(setting, "a check that passes now")
+    before = await check_as_it_is(setting.stage, check)
+    setting.tell(CheckFinished("before", check, before.result.exit_code, before.result.duration_ms))
+    if not before.passed:
+        said = failing_output(before, setting.stage.wall_s, 200)
+        return Settled(
+            Verdict.FAILED,
+            f"The check fails already: `{check}` gives exit code {before.result.exit_code} as it is. No change.",
+            f"A refactoring needs a check that passes now. It says: {said[:250]}",
+            (before.as_check(check),),
+        )
+    targets = _targets(setting)
+    recorder = None
+    if is_python(targets[0].path):
+        recorder = Recorder(setting.stage, targets[0].path)
+        if not await recorder.record(check):
+            recorder = None
+    return Refactor(setting, targets, before, recorder)
+
+
+def _targets(setting: Setting) -> list[Target]:
+    code = setting.code
+    words = set(re.findall(r"\w+", setting.task.instruction))
+    names = [name for name in setting.named if not is_protected(name)] or list(setting.named)
+    if not names:
+        sources = [name for name in code.tracked if is_source(name) and not is_protected(name)]
+        names = [name for name in sources if any(span.name in words for span in code.spans(name))]
+    if not names:
+        raise UsageError("say which file to refactor: --file PATH, or name a function of the repository")
+    path = names[0]
+    source = code.source(path)
+    if source is None:
+        raise RepositoryError(f"{path} is not a text file in a known encoding")
+    spoken = [span for span in code.spans(path) if span.name in words]
+    whole = Target(path, code.content(path), source, None)
+    parts = [Target(path, code.content(path), source, span) for span in spoken or code.spans(path)[:1]]
+    structural = bool(_STRUCTURAL.search(setting.task.instruction))
+    if structural or not spoken:
+        return [whole, *parts][:2]
+    return [*parts, whole][:2]
+
+
+class Refactor(Job):
+    """Asks for the whole function, or for the whole file where more than one function is meant."""
+
+    before: Run
+
+    def __init__(self, setting: Setting, targets: list[Target], before: Run, recorder: Recorder | None) -> None:
+        super().__init__(setting, targets, before)
+        self._recorder = recorder
+        self._words = set(re.findall(r"\w+", setting.task.instruction))
+
+    def material(self, target: Target) -> Material:
+        """What the target uses."""
+        return Material(definitions=definitions_used(self.setting.code, target))
+
+    def styles(self, small: bool) -> tuple[Style, ...]:
+        """What it uses may help or distract."""
+        return (Style.BRIEF, Style.FULL) if small else (Style.FULL, Style.BRIEF)
+
+    def ask(self, target: Target, material: Material, style: Style) -> Question:
+        """What is wanted, of which code."""
+        return user(
+            render(
+                "refactor",
+                instruction=sentence(self.task.instruction) or "Simplify it.",
+                path=target.path,
+                language=language_of(target.path),
+                function=target.span.name if target.span else None,
+                code=target.shown,
+                definitions=material.definitions if style is Style.FULL else (),
+            )
+        )
+
+    def ask_again(self, first: Question, target: Target, attempt: Attempt) -> Question:
+        """What behaves otherwise now."""
+        what = f"function `{target.span.name}`" if target.span else "file"
+        return again(
+            first,
+            target,
+            attempt,
+            complaint="That changes what the code does:",
+            wanted=f"Write the whole {what} again in one Markdown code block, with the behaviour it had.",
+        )
+
+    def read(self, target: Target, answer: str) -> Draft | EditMiss:
+        """The file with the answer in place of the target."""
+        if target.span is None and (renamed := self._renamed()):
+            return _read_whole(target, answer, renamed)
+        return read_code(target, answer)
+
+    def _renamed(self) -> set[str]:
+        return self._words if _STRUCTURAL.search(self.task.instruction) else set()
+
+    def enough(self, target: Target, answer: str) -> bool:
+        """A closed block that defines the target."""
+        return defines_target(target, answer)
+
+    async def prove(self, target: Target, draft: Draft) -> Trial:
+        """Surface, check, behaviour: the cheapest first."""
+        (edit,) = draft.edits
+        named = self._renamed()
+        if changed := surface_changes(edit.path, edit.before, edit.after, named):
+            return Trial(False, output="\n".join(changed), num_failing=len(changed))
+        stage = self.setting.stage
+        _, trial = await check_draft(stage, self.check, draft, self.before)
+        if not trial.passed:
+            return trial
+        touched = _touched(edit.path, edit.before, edit.after)
+        if self._recorder is not None:
+            comparison = await self._recorder.compare(draft.contents, [n for n in touched if _tail(n) in named])
+            if comparison.differences:
+                said = "\n".join(map(str, comparison.differences[:3]))
+                return Trial(False, output=said, num_failing=len(comparison.differences), checks=trial.checks)
+            seen = comparison.functions
+            unseen = [n for n in touched if n not in seen and _tail(n) not in {_tail(s) for s in seen}]
+            if not seen or (unseen and len(unseen) == len(touched)):
+                trial = trial.doubted("no recorded call reaches what was changed")
+            told = f"{trial.told}, equal on {comparison.compared} recorded and varied inputs"
+            facts = {"inputs_compared": comparison.compared, "functions_compared": sorted(seen)}
+            return _with(trial, told, facts)
+        spans = [span for span in self.setting.code.spans(edit.path) if span.qualname in touched]
+        mutants = mutants_of(edit.path, edit.before, spans)
+        kills = await kill_with_command(stage, edit.path, mutants, self.check, {})
+        if kills.score < PROVED_SCORE:
+            trial = trial.doubted(
+                f"the check notices only {len(kills.killed)} of {kills.tried} mutants of what was changed"
+            )
+        told = f"{trial.told}, a check that notices {len(kills.killed)} of {kills.tried} mutants"
+        return _with(trial, told, {"mutation_score": round(kills.score, 3), "mutants": kills.tried})
+
+    def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
+        """What was rewritten, and what says that it does the same."""
+        place = f"Refactored {target.label}"
+        if trial.proved:
+            return f"{place}: `{self.check}` passes before and after{trial.told}. Branch {branch}."
+        return f"{place}: `{self.check}` passes, but unproved: {'; '.join(trial.doubts)[:200]}. Read branch {branch}."
+
+    def failed_summary(self, num_candidates: int) -> str:
+        """Nothing kept the behaviour."""
+        return f"No candidate of {num_candidates} keeps the behaviour that `{self.check}` and its recorded calls show"
+
+
+def _with(trial: Trial, told: str, facts: Mapping[str, Any]) -> Trial:
+    return Trial(True, trial.doubts, num_failing=0, checks=trial.checks, told=told, facts=facts)
+
+
+def _tail(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _read_whole(target: Target, answer: str, renamed: set[str]) -> Draft | EditMiss:
+    """A whole file in which names that the task speaks of may be gone."""
+    draft = read_code(target, answer)
+    if not isinstance(draft, EditMiss) or "leaves out" not in draft.reason:
+        return draft
+    missing = set(re.findall(r"\w+", draft.reason.partition("leaves out")[2].partition(".")[0]))
+    if not missing <= renamed:
+        return draft
+    alike = Target(target.path, target.content, type(target.source)("", target.source.encoding), None)
+    loose = read_code(alike, answer)
+    if isinstance(loose, EditMiss):
+        return loose
+    (edit,) = loose.edits
+    return Draft((type(edit)(edit.path, target.source.text, edit.after, edit.content),))
+
+
+def _touched(path: str, before: str, after: str) -> list[str]:
+    """Functions of the file before the change whose code is not the same after it."""
+    was, now = _bodies(path, before), _bodies(path, after)
+    return [name for name, body in was.items() if now.get(name) != body]
+
+
+def _bodies(path: str, text: str) -> dict[str, str]:
+    if not is_python(path):
+        raw = text.encode()
+        return {d.span.qualname: raw[d.start : d.end].decode("utf-8", "replace") for d in definitions(path, text)}
+
+    tree = parse(text)
+    spans: list[Span] = functions(tree) if tree else []
+    nodes = {span.qualname: node_at(tree, span) for span in spans} if tree else {}
+    return {name: ast.dump(node) for name, node in nodes.items() if node}

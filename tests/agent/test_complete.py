@@ -1,0 +1,146 @@
+"""`complete` end to end: a scripted model, a real repository, the real sandbox."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from garzone.agent.holes import find_holes, trapped
+from garzone.agent.sandbox import open_sandbox
+from garzone.agent.worker import run_task
+from garzone.core.errors import UsageError
+from garzone.core.ports import Sandbox
+from garzone.core.task import Report, Task, TaskKind, Verdict
+from garzone.testing import Answer, ScriptedGenerator
+from tests.agent.repositories import CHECK, block, fix_task, git, make_repository
+
+STUB = '''"""Words."""
+
+
+def shout(text):
+    """Make it loud.
+
+    >>> shout("a")
+    'A!'
+    """
+    raise NotImplementedError
+
+
+def whisper(text):
+    return text.lower()
+'''
+TEST = "from words import shout, whisper\n\n\ndef test_shout():\n    assert shout('ab') == 'AB!'\n\n\n"
+TEST += "def test_whisper():\n    assert whisper('A') == 'a'\n"
+FILES = {"words.py": STUB, "test_words.py": TEST}
+MARKED = STUB.replace("raise NotImplementedError", 'loud = # <fill>\n    return loud + "!"')
+RIGHT = block('def shout(text):\n    return text.upper() + "!"\n')
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    return open_sandbox()
+
+
+def complete_task(repo: Path, check: str | None = CHECK, **given: object) -> Task:
+    return replace(fix_task(repo, check), kind=TaskKind.COMPLETE, instruction="", **given)  # type: ignore[arg-type]
+
+
+async def completed(tmp_path: Path, box: Sandbox, files: dict[str, str], *answers: Answer, **given: object) -> Report:
+    repo = make_repository(tmp_path / "r", files)
+    return await run_task(complete_task(repo, **given), ScriptedGenerator(answers), box)  # type: ignore[arg-type]
+
+
+async def test_the_body_of_a_stub_is_filled_and_nothing_else(tmp_path: Path, box: Sandbox) -> None:
+    answer = RIGHT.replace("def shout(text):", "import os\n\ndef shout(text: str) -> str:\n    '''Other words.'''")
+    report = await completed(tmp_path, box, FILES, answer)
+    assert report.verdict is Verdict.PROVED, report
+    text = git(tmp_path / "r", "show", f"{report.branch}:words.py")
+    assert text == STUB.replace("raise NotImplementedError", 'return text.upper() + "!"').strip()
+
+
+async def test_a_marked_place_is_filled(tmp_path: Path, box: Sandbox) -> None:
+    report = await completed(tmp_path, box, FILES | {"words.py": MARKED}, block("text.upper()\n"))
+    assert report.verdict is Verdict.PROVED, report
+    assert "loud = text.upper()\n" in git(tmp_path / "r", "show", f"{report.branch}:words.py")
+
+
+@pytest.mark.parametrize(
+    "body", ["return text + '!'", "return 'AB!'.lower()", "import sys\n    sys.exit(0)", "return None"]
+)
+async def test_a_wrong_body_is_not_proved(tmp_path: Path, box: Sandbox, body: str) -> None:
+    report = await completed(tmp_path, box, FILES, block(f"def shout(text):\n    {body}\n"))
+    assert report.verdict is not Verdict.PROVED, report
+
+
+async def test_a_check_that_does_not_reach_the_hole_proves_nothing(tmp_path: Path, box: Sandbox) -> None:
+    blind = TEST.partition("\n\n\n")[0].replace("shout, ", "") + "\n\n\n" + TEST.rpartition("\n\n\n")[2]
+    for place, text in (("stub", STUB), ("mark", MARKED)):
+        repo = tmp_path / place
+        answer = RIGHT if place == "stub" else block("text.upper()\n")
+        report = await completed(repo, box, {"words.py": text, "test_words.py": blind}, answer)
+        assert report.verdict is Verdict.UNPROVED, report
+        assert "trap" in report.summary
+
+
+async def test_without_a_check_examples_choose_and_nothing_is_proved(tmp_path: Path, box: Sandbox) -> None:
+    wrong = block("def shout(text):\n    return text\n")
+    report = await completed(tmp_path, box, {"words.py": STUB}, wrong, RIGHT, check=None)
+    assert report.verdict is Verdict.UNPROVED
+    assert report.num_candidates == 2
+    assert "1 examples agree" in report.summary
+    assert "no check" in report.summary
+
+
+async def test_a_model_that_can_fill_in_is_asked_so(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", FILES | {"words.py": MARKED})
+    generator = Filling(["text.upper()\n    return loud + '!'\n\ndef x("])
+    report = await run_task(complete_task(repo), generator, box)
+    assert report.verdict is Verdict.PROVED, report
+    (request,) = generator.requests
+    assert request.prompt is not None and request.prompt.endswith("loud = ")
+    assert request.suffix is not None and request.suffix.startswith('\n    return loud + "!"')
+
+
+class Filling(ScriptedGenerator):
+    """A model with fill-in-the-middle tokens."""
+
+    async def details(self, model: str):  # type: ignore[no-untyped-def]
+        return replace(await super().details(model), capabilities=("completion", "insert"))
+
+
+async def test_a_repository_without_a_hole_is_refused(tmp_path: Path, box: Sandbox) -> None:
+    with pytest.raises(UsageError, match="<fill>"):
+        await completed(tmp_path, box, {"a.py": "x = 1\n"}, RIGHT)
+
+
+async def test_javascript_is_completed(tmp_path: Path, box: Sandbox) -> None:
+    files = {
+        "words.mjs": 'export function shout(text) {\n  throw new Error("not implemented");\n}\n',
+        "words.test.mjs": "import test from 'node:test';\nimport assert from 'node:assert/strict';\n"
+        "import { shout } from './words.mjs';\ntest('loud', () => assert.equal(shout('a'), 'A!'));\n",
+    }
+    wrong = "```javascript\nfunction shout(text) {\n  return text;\n}\n```"
+    right = "```javascript\nfunction shout(text) {\n  return text.toUpperCase() + '!';\n}\n```"
+    report = await completed(tmp_path, box, files, wrong, right, check=None)
+    assert report.verdict is Verdict.PROVED, report
+    assert report.checks[0].command == "node --test"
+    assert git(tmp_path / "r", "show", f"{report.branch}:words.mjs").startswith(
+        "export function shout(text) {\n  return"
+    )
+
+
+def test_stubs_of_all_languages_are_found_and_trapped() -> None:
+    stubs = {
+        "a.ts": "export function f(a: number): number {\n  // TODO\n}\n",
+        "a.go": 'package p\n\nfunc F(a int) int {\n\tpanic("todo")\n}\n',
+        "a.rs": "pub fn f(a: i64) -> i64 {\n    todo!()\n}\n",
+        "A.java": 'class A {\n  int f() {\n    throw new UnsupportedOperationException("x");\n  }\n}\n',
+        "a.py": "class A:\n    async def f(self):\n        '''Only words.'''\n",
+    }
+    for path, text in stubs.items():
+        (hole,) = find_holes(path, text)
+        assert hole.is_body
+        sprung = trapped(path, text, hole)
+        assert sprung is not None and "garzone" in sprung, path

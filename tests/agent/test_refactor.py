@@ -1,0 +1,106 @@
+"""`refactor` end to end: a scripted model, a real repository, the real sandbox."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from garzone.agent.sandbox import open_sandbox
+from garzone.agent.worker import run_task
+from garzone.core.ports import Sandbox
+from garzone.core.task import Report, Task, TaskKind, Verdict
+from garzone.testing import ScriptedGenerator
+from tests.agent.repositories import CHECK, block, fix_task, make_repository
+
+CODE = """def total(prices, discount=0):
+    result = 0
+    for price in prices:
+        result = result + price
+    result = result - discount
+    return result
+
+
+def first(items):
+    return items[0]
+"""
+TEST = "from shop import first, total\n\n\ndef test_total():\n    assert total([1, 2]) == 3\n"
+TEST += "    assert total([5], 1) == 4\n\n\ndef test_first():\n    assert first('ab') == 'a'\n"
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    return open_sandbox()
+
+
+def a_task(repo: Path, check: str | None = CHECK, **given: object) -> Task:
+    values = {"kind": TaskKind.REFACTOR, "instruction": "simplify total", "num_candidates": 1, **given}
+    return replace(fix_task(repo, check), **values)  # type: ignore[arg-type]
+
+
+async def refactored(tmp_path: Path, box: Sandbox, code: str, test: str = TEST, **given: object) -> Report:
+    repo = make_repository(tmp_path / "r", {"shop.py": CODE, "test_shop.py": test})
+    return await run_task(a_task(repo, **given), ScriptedGenerator([block(code)]), box)  # type: ignore[arg-type]
+
+
+async def test_equal_behaviour_is_proved(tmp_path: Path, box: Sandbox) -> None:
+    report = await refactored(tmp_path, box, "def total(prices, discount=0):\n    return sum(prices) - discount\n")
+    assert report.verdict is Verdict.PROVED, report
+    assert report.checks[0].before_exit_code == 0
+    assert report.proof["inputs_compared"] > 2
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def total(prices, discount=0):\n    return abs(sum(prices) - discount)\n",  # tests pass, a variation tells
+        "def total(prices, discount=0):\n    return max(sum(prices), 0) - discount if prices else 1\n",
+        "def total(prices, discount=0):\n    prices.append(0)\n    return sum(prices) - discount\n",
+        "def total(prices, discount=0, *, tax=0):\n    return sum(prices) - discount + tax\n",  # another signature
+        "def total(prices, discount=0):\n    import sys\n    return sum(prices) - discount\n",
+        "def total(prices, discount=0):\n    return {(1, 2): 3, (5,): 4}[tuple(prices)]\n",  # the tests by heart
+    ],
+)
+async def test_other_behaviour_is_not_proved(tmp_path: Path, box: Sandbox, code: str) -> None:
+    report = await refactored(tmp_path, box, code)
+    assert report.verdict is not Verdict.PROVED, report
+
+
+async def test_what_no_test_calls_is_not_proved(tmp_path: Path, box: Sandbox) -> None:
+    blind = "from shop import first\n\n\ndef test_first():\n    assert first('ab') == 'a'\n"
+    code = "def total(prices, discount=0):\n    return sum(prices) - discount\n"
+    report = await refactored(tmp_path, box, code, blind)
+    assert report.verdict is Verdict.UNPROVED, report
+    assert "no recorded call" in report.summary
+
+
+async def test_a_check_that_fails_before_is_told(tmp_path: Path, box: Sandbox) -> None:
+    report = await refactored(tmp_path, box, CODE, TEST.replace("== 3", "== 4"))
+    assert report.verdict is Verdict.FAILED
+    assert "fails already" in report.summary
+
+
+async def test_a_rename_that_is_asked_for_is_allowed_and_others_are_not(tmp_path: Path, box: Sandbox) -> None:
+    test = TEST.replace("from shop import first, total", "import shop\n\ntotal = getattr(shop, 'total')\nfirst = "
+                        "getattr(shop, 'head', None) or shop.first")  # fmt: skip
+    code = CODE.replace("def first", "def head")
+    report = await refactored(tmp_path, box, code, test, instruction="rename first to head", files=("shop.py",))
+    assert report.verdict is Verdict.PROVED, report
+    code = CODE.replace("def total", "def summed")
+    other = await refactored(tmp_path / "2", box, code, test, instruction="rename first to head", files=("shop.py",))
+    assert other.verdict is Verdict.FAILED
+
+
+async def test_javascript_needs_a_check_that_notices_mutants(tmp_path: Path, box: Sandbox) -> None:
+    code = "export function grade(n) {\n  if (n >= 90) {\n    return 'A';\n  } else {\n    return 'B';\n  }\n}\n"
+    head = "import { grade } from './marks.mjs';\nimport test from 'node:test';\n"
+    head += "import assert from 'node:assert/strict';\n"
+    strict = "test('a', () => { assert.equal(grade(90), 'A'); assert.equal(grade(89), 'B'); });\n"
+    loose = "test('a', () => { assert.ok(grade(90)); });\n"
+    new = "```javascript\nexport function grade(n) {\n  return n >= 90 ? 'A' : 'B';\n}\n```"
+    for name, test, verdict in (("s", strict, Verdict.PROVED), ("l", loose, Verdict.UNPROVED)):
+        repo = make_repository(tmp_path / name, {"marks.mjs": code, "marks.test.mjs": head + test})
+        task = a_task(repo, None, instruction="simplify grade")
+        report = await run_task(task, ScriptedGenerator([new]), box)
+        assert report.verdict is verdict, report

@@ -1,0 +1,147 @@
+"""`translate` end to end: a scripted model, a real repository, the real sandbox, the real compiler where it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from garzone.agent.kinds.translate import same_value
+from garzone.agent.sandbox import open_sandbox
+from garzone.agent.worker import run_task
+from garzone.core.errors import UsageError
+from garzone.core.ports import Sandbox
+from garzone.core.task import Report, Task, TaskKind, Verdict
+from garzone.testing import ScriptedGenerator
+from tests.agent.repositories import fix_task, git, make_repository
+
+CODE = '''from typing import List, Optional
+
+
+def longest(words: List[str]) -> Optional[str]:
+    """The first of the longest words.
+
+    >>> longest(["a", "bb", "cc"])
+    'bb'
+    """
+    if not words:
+        return None
+    return max(words, key=len)
+
+
+def mean(numbers: List[float]) -> float:
+    if not numbers:
+        raise ValueError("nothing")
+    return sum(numbers) / len(numbers)
+'''
+JAVASCRIPT = """export function longest(words) {
+  if (words.length === 0) return null;
+  let best = words[0];
+  for (const word of words) if (word.length > best.length) best = word;
+  return best;
+}
+
+export function mean(numbers) {
+  if (numbers.length === 0) throw new Error("nothing");
+  return numbers.reduce((a, b) => a + b, 0) / numbers.length;
+}
+"""
+TYPESCRIPT = JAVASCRIPT.replace("(words)", "(words: string[]): string | null").replace(
+    "(numbers)", "(numbers: number[]): number"
+)
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    return open_sandbox()
+
+
+@pytest.fixture(scope="session")
+def typescript() -> Path:
+    """The TypeScript compiler, fetched once a machine."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "garzone-tests"
+    package = cache / "node_modules" / "typescript"
+    if not (package / "lib/tsc.js").is_file():
+        if shutil.which("npm") is None:
+            pytest.skip("npm is not installed")
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--silent", "--no-save", "--prefix", str(cache), "typescript@5.9"]
+        if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("typescript cannot be fetched")
+    return package
+
+
+def a_task(repo: Path, language: str, **given: object) -> Task:
+    values = {"kind": TaskKind.TRANSLATE, "instruction": f"to {language}", "files": ("words.py",), **given}
+    return replace(fix_task(repo, None, num_candidates=1), **values)  # type: ignore[arg-type]
+
+
+async def translated(tmp_path: Path, box: Sandbox, code: str, language: str = "JavaScript") -> Report:
+    repo = make_repository(tmp_path / "r", {"words.py": CODE})
+    answer = f"```{language.lower()}\n{code}```"
+    return await run_task(a_task(repo, language), ScriptedGenerator([answer]), box)
+
+
+async def test_the_same_outputs_are_proved(tmp_path: Path, box: Sandbox) -> None:
+    report = await translated(tmp_path, box, JAVASCRIPT)
+    assert report.verdict is Verdict.PROVED, report
+    assert [f.path for f in report.files] == ["words.js"]
+    assert report.proof["inputs_compared"]["longest"] >= 10
+    assert report.proof["inputs_compared"]["mean"] >= 10
+    assert git(tmp_path / "r", "show", f"{report.branch}:words.js") == JAVASCRIPT.strip()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("word.length > best", "word.length >= best"),  # the last of the longest
+        ("return null", 'return ""'),
+        ('throw new Error("nothing")', "return 0"),
+        ("/ numbers.length", "/ (numbers.length - 1)"),
+        ("export function mean", 'require("node:fs"); export function mean'),
+        ("return best", 'process.exit(0); return best'),
+        ("export function mean(numbers) {", "export function mean(numbers) { while (true) {}"),
+    ],
+)  # fmt: skip
+async def test_other_outputs_are_not_proved(tmp_path: Path, box: Sandbox, old: str, new: str) -> None:
+    assert old in JAVASCRIPT
+    report = await translated(tmp_path, box, JAVASCRIPT.replace(old, new))
+    assert report.verdict is not Verdict.PROVED, report
+
+
+async def test_typescript_is_compiled_strictly(
+    tmp_path: Path, box: Sandbox, typescript: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_PATH", str(typescript.parent))
+    report = await translated(tmp_path, box, TYPESCRIPT, "TypeScript")
+    assert report.verdict is Verdict.PROVED, report
+    assert "compiles strictly" in report.summary
+    loose = await translated(tmp_path / "2", box, TYPESCRIPT.replace("(words: string[])", "(words)"), "TypeScript")
+    assert loose.verdict is Verdict.FAILED
+    assert "TS7006" in (loose.post_mortem or "")
+
+
+async def test_typescript_without_its_compiler_is_unproved(
+    tmp_path: Path, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NODE_PATH", raising=False)
+    report = await translated(tmp_path, box, TYPESCRIPT, "TypeScript")
+    assert report.verdict is Verdict.UNPROVED, report
+    assert "typescript is not installed" in report.summary
+
+
+async def test_another_language_is_refused(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"words.py": CODE})
+    with pytest.raises(UsageError, match="cannot translate to rust yet"):
+        await run_task(a_task(repo, "Rust"), ScriptedGenerator(["no"]), box)
+
+
+def test_values_are_compared_as_people_would() -> None:
+    assert same_value([1, 2.0, None, {"a": "b"}], [1.0, 2, None, {"a": "b"}])
+    assert same_value(0.1 + 0.2, 0.3)
+    for one, other in ((1, 2), (True, 1), (None, 0), ([1], [1, 2]), ("1", 1), ({"a": 1}, {"b": 1}), (None, "")):
+        assert not same_value(one, other)
