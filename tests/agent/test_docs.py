@@ -109,17 +109,33 @@ async def test_a_section_is_added_and_its_examples_run(
         assert text == f"# Limits\n\nSmall.\n\n{SECTION.strip()}"
 
 
-async def test_typescript_gets_comments_which_nothing_can_prove(tmp_path: Path, box: Sandbox) -> None:
-    code = "export function clip(value: number, low: number): number {\n  return value < low ? low : value;\n}\n"
-    repo = make_repository(tmp_path / "r", {"limits.ts": code})
-    task = docs_task(repo, files=("limits.ts",))
-    words = "/**\n * Keeps a value.\n * @param value what\n * @param low the least\n */\n"
-    answer = f"```typescript\n{words}{code.replace('low : value', 'value : low')}```"
+async def test_javascript_gets_comments_whose_examples_run(tmp_path: Path, box: Sandbox) -> None:
+    code = "export function clip(value, low) {\n  return value < low ? low : value;\n}\n"
+    repo = make_repository(tmp_path / "r", {"limits.mjs": code})
+    task = docs_task(repo, files=("limits.mjs",))
+    words = "/**\n * Keeps a value.\n * @param value what\n * @param low the least\n * @example\n"
+    words += " * clip(1, 5); // => 5\n */\n"
+    answer = f"```javascript\n{words}{code.replace('low : value', 'value : low')}```"
     report = await run_task(task, ScriptedGenerator([answer]), box)
+    assert report.verdict is Verdict.PROVED, report
+    assert git(repo, "show", f"{report.branch}:limits.mjs") == (words + code).strip()
+    for old, new, verdict in (
+        ("@param low", "@param least", Verdict.FAILED),
+        ("// => 5", "// => 1", Verdict.FAILED),
+        ("clip(1, 5); // => 5", "It is quick.", Verdict.UNPROVED),
+        ("clip(1, 5); //", "clip(1, process.exit(0)); //", Verdict.UNPROVED),
+    ):
+        other = await run_task(task, ScriptedGenerator([answer.replace(old, new)]), box)
+        assert other.verdict is verdict, (new, other)
+
+
+async def test_other_languages_get_comments_which_nothing_can_prove(tmp_path: Path, box: Sandbox) -> None:
+    code = "package p\n\nfunc Clip(v int) int {\n\treturn v\n}\n"
+    repo = make_repository(tmp_path / "r", {"limits.go": code})
+    answer = f"```go\n{code.replace('func', '// Clip keeps a value.' + chr(10) + 'func')}```"
+    report = await run_task(docs_task(repo, files=("limits.go",)), ScriptedGenerator([answer]), box)
     assert report.verdict is Verdict.UNPROVED, report
-    assert git(repo, "show", f"{report.branch}:limits.ts") == (words + code).strip()
-    wrong = await run_task(task, ScriptedGenerator([answer.replace("@param low", "@param least")]), box)
-    assert wrong.verdict is Verdict.FAILED
+    assert "+// Clip keeps a value." in report.patch
 
 
 def test_docstrings_of_all_styles_are_read() -> None:

@@ -20,7 +20,7 @@ from garzone.core.errors import (
     UsageError,
 )
 from garzone.core.ports import Sandbox
-from garzone.core.task import POST_MORTEM_CHARS, SUMMARY_CHARS, TaskKind, Verdict
+from garzone.core.task import POST_MORTEM_CHARS, SUMMARY_CHARS, Verdict
 from garzone.testing import Answer, ScriptedGenerator
 from tests.agent.repositories import CHECK, FIXED_PAGINATE, PAGER, TEST_PAGER, block, fix_task, git, make_repository
 
@@ -202,14 +202,7 @@ async def test_other_missing_things_have_their_own_errors(repo: Path, tmp_path: 
         await run_task(fix_task(repo, model="missing:7b"), generator, box)
     with pytest.raises(ContextTooSmall, match=r"need \d+ tokens, scripted has 150"):
         await run_task(fix_task(repo), ScriptedGenerator(["never"], context_tokens=150), box)
-    with pytest.raises(UsageError, match="cannot do translate tasks yet"):
-        task = fix_task(repo)
-        await run_task(type(task)(**{**_fields(task), "kind": TaskKind.TRANSLATE}), generator, box)
     assert generator.requests == []
-
-
-def _fields(task: object) -> dict[str, object]:
-    return {name: getattr(task, name) for name in type(task).__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 async def test_a_small_context_shows_less_and_says_what(repo: Path, box: Sandbox) -> None:

@@ -195,9 +195,3 @@ def test_route_says_local_or_coordinator_and_runs_nothing(shell: Shell) -> None:
     several = shell("route", "fix", "fix paginate and add a test", *task)
     assert "1. fix paginate\n  2. add a test" in several.stdout
     assert not shell.home.exists()
-
-
-def test_route_knows_what_cannot_be_done_yet(shell: Shell) -> None:
-    done = shell("route", "review", "look at it", "--repo", shell.repo)
-    assert done.stdout.startswith("coordinator")
-    assert "review yet" in done.stdout

@@ -16,10 +16,10 @@ from garzone.agent.sandbox import open_sandbox
 from garzone.core.errors import GenerationFailed, LedgerError, RepositoryError, UsageError
 from garzone.core.generation import GenerateRequest
 from garzone.core.ports import Sandbox
-from garzone.core.task import Task, TaskKind, Verdict
+from garzone.core.task import Task, Verdict
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.pricing import estimate_tokens
-from garzone.delegate.run import WORKING_KINDS, decide, result_text, run
+from garzone.delegate.run import decide, result_text, run
 from garzone.testing import ScriptedGenerator
 from tests.agent.repositories import FIXED_PAGINATE, PAGER, block, fix_task, git, make_repository
 
@@ -146,15 +146,6 @@ def test_kill_9_leaves_an_interrupted_row_and_the_users_tree_as_it_was(repo: Pat
     assert entry.outcome == "interrupted"
     assert entry.coordinator_tokens_spent > 0
     assert git(repo, "status", "--porcelain") == ""
-
-
-@pytest.mark.parametrize("kind", [kind for kind in TaskKind if kind not in WORKING_KINDS])
-async def test_a_kind_that_is_not_there_yet_says_what_is(
-    kind: TaskKind, repo: Path, ledger: Ledger, sandbox: Sandbox
-) -> None:
-    with pytest.raises(UsageError, match=r"not implemented yet; what works today: .*fix"):
-        await run(replace(the_task(repo), kind=kind), ScriptedGenerator([RIGHT]), sandbox, ledger)
-    assert not ledger.path.exists()
 
 
 async def test_without_a_check_nothing_is_begun(tmp_path: Path, ledger: Ledger, sandbox: Sandbox) -> None:

@@ -92,8 +92,8 @@ async def kill_with_command(
     return Kills(tuple(m for m, run in pairs if not run.passed), tuple(m for m, run in pairs if run.passed))
 
 
-_PYTEST = re.compile(r"^(?:\w+=\S+ )*(?:\S*python[\d.]* -m )?(?:\S*/)?pytest(?P<rest>(?: \S+)*)$")
-_UNITTEST = re.compile(r"^(?:\w+=\S+ )*\S*python[\d.]* -m unittest(?P<rest>(?: \S+)*)$")
+_PYTEST = re.compile(r"^(?P<settings>(?:\w+=\S+ )*)(?:\S*python[\d.]* -m )?(?:\S*/)?pytest(?P<rest>(?: \S+)*)$")
+_UNITTEST = re.compile(r"^(?P<settings>(?:\w+=\S+ )*)\S*python[\d.]* -m unittest(?P<rest>(?: \S+)*)$")
 
 
 async def lines_reached(stage: Stage, path: str, command: str, contents: Mapping[str, bytes]) -> set[int] | None:
@@ -105,7 +105,8 @@ async def lines_reached(stage: Stage, path: str, command: str, contents: Mapping
             prefix = stage.repository.prefix
             shown = path.removeprefix(f"{prefix}/") if prefix else path
             rest = re.sub(r" -x\b", "", found["rest"])
-            watched = f'{python_of(stage)} "$GARZONE_HARNESS/run_covered.py" {shlex.quote(shown)} -m {module}{rest}'
+            start = f'{found["settings"]}{python_of(stage)} "$GARZONE_HARNESS/run_covered.py"'
+            watched = f"{start} {shlex.quote(shown)} -m {module}{rest}"
             files = {"run_covered.py": script("run_covered.py")}
             run = await stage.run(watched, contents, harness=files, probed=False)
             lines: list[int] | None = facts_of(run).get("lines")

@@ -14,7 +14,9 @@ from garzone.agent.harness import script
 from garzone.agent.stage import Stage
 
 REPLAY_S = 40.0
-_RUNNER = re.compile(r"^(?:\w+=\S+ )*\S*?(?:python[\d.]* -m )?(?:\S*/)?(pytest|unittest)(?P<rest>(?: \S+)*)$")
+_RUNNER = re.compile(
+    r"^(?P<settings>(?:\w+=\S+ )*)\S*?(?:python[\d.]* -m )?(?:\S*/)?(pytest|unittest)(?P<rest>(?: \S+)*)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,11 @@ class Recorder:
         found = _RUNNER.match(check)
         if not found:
             return False
-        module, rest = found[1], re.sub(r" -x\b", "", found["rest"])
+        module, rest = found[2], re.sub(r" -x\b", "", found["rest"])
         stage = self._stage
-        command = f'{python_of(stage)} "$GARZONE_HARNESS/record_calls.py" {self._shown} -m {module}{rest}'
+        command = (
+            f'{found["settings"]}{python_of(stage)} "$GARZONE_HARNESS/record_calls.py" {self._shown} -m {module}{rest}'
+        )
         files = {"record_calls.py": script("record_calls.py")}
         run = await stage.run(command, {}, harness=files, probed=False, wall_s=2 * stage.wall_s)
         if not run.out:
@@ -78,14 +82,17 @@ class Recorder:
         """Functions of which calls were recorded."""
         return frozenset(name for _, name, _, _ in self._before)
 
-    async def compare(self, contents: Mapping[str, bytes], gone: Sequence[str] = ()) -> Comparison:
+    async def compare(
+        self, contents: Mapping[str, bytes], gone: Sequence[str] = (), renamed: Mapping[str, str] | None = None
+    ) -> Comparison:
         """Replay the calls on changed code.
 
         Args:
             contents: the change.
             gone: functions that the task lets disappear; they are not compared.
+            renamed: old -> new name of those that are called otherwise now.
         """
-        after = await self._replay(contents)
+        after = await self._replay(contents, renamed or {})
         keys = [key for key in self._before if key[1] not in gone]
         differences = [
             Difference(key[1], key[2], self._before[key], after.get(key, "could not be called"))
@@ -94,11 +101,14 @@ class Recorder:
         ]
         return Comparison(len(keys), frozenset(key[1] for key in keys), tuple(differences))
 
-    async def _replay(self, contents: Mapping[str, bytes]) -> dict[tuple[int, str, str, int], str]:
+    async def _replay(
+        self, contents: Mapping[str, bytes], renamed: Mapping[str, str] | None = None
+    ) -> dict[tuple[int, str, str, int], str]:
         assert self._calls is not None
         files = {"replay_calls.py": script("replay_calls.py"), "calls": self._calls}
         command = f'{python_of(self._stage)} "$GARZONE_HARNESS/replay_calls.py" {self._shown} "$GARZONE_HARNESS/calls"'
-        run = await self._stage.run(command, contents, harness=files, probed=False, wall_s=REPLAY_S)
+        names = {"GARZONE_RENAMED": json.dumps(dict(renamed or {}))}
+        run = await self._stage.run(command, contents, harness=files, probed=False, wall_s=REPLAY_S, environment=names)
         found: dict[tuple[int, str, str, int], str] = {}
         for number, name, arguments, said in _results(run.out):
             turn = 0

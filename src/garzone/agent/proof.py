@@ -76,7 +76,7 @@ async def check_as_it_is(stage: Stage, check: str) -> Run:
 
 
 async def check_draft(
-    stage: Stage, check: str, draft: Draft, before: Run, *, powers: Objections = new_powers
+    stage: Stage, check: str, draft: Draft, before: Run, *, powers: Objections = new_powers, quick: str | None = None
 ) -> tuple[Run, Trial]:
     """The check with a draft's edits, and what that shows.
 
@@ -86,7 +86,12 @@ async def check_draft(
         draft: the candidate.
         before: the run of the same command on the code as it is.
         powers: what stands against an edit whatever the run says.
+        quick: the same check for the tests that failed only; where it fails, the whole is not run.
     """
+    if quick is not None:
+        run = await stage.run(quick, draft.contents)
+        if not run.passed:
+            return run, judge_run(stage, quick, draft, before, run, powers=powers)
     run = await stage.run(check, draft.contents)
     trial = judge_run(stage, check, draft, before, run, powers=powers)
     if trial.proved and run.evidence.present:

@@ -75,8 +75,15 @@ def clean_environment(view: SandboxView, *, home: str, path: Sequence[Path]) -> 
         "PYTHONHASHSEED": "0",  # the same command twice should say the same twice
         "CI": "1",  # test runners that would watch files or ask questions do neither
         "NO_COLOR": "1",
+        **_toolchain_homes(),
         **view.environment,
     }
+
+
+def _toolchain_homes() -> dict[str, str]:
+    """Where toolchains lie that are found through a home directory: inside a sandbox that is another one."""
+    rustup = Path(os.environ.get("RUSTUP_HOME") or Path.home() / ".rustup")
+    return {"RUSTUP_HOME": str(rustup)} if (rustup / "toolchains").is_dir() else {}
 
 
 def limited(command: str, limits: SandboxLimits, directory: Path) -> list[str]:

@@ -26,6 +26,7 @@ from garzone.agent.kinds.docs import open_docs
 from garzone.agent.kinds.fix import open_fix
 from garzone.agent.kinds.implement import open_implement
 from garzone.agent.kinds.refactor import open_refactor
+from garzone.agent.kinds.review import open_review
 from garzone.agent.kinds.translate import open_translate
 from garzone.agent.kinds.write_tests import open_tests
 from garzone.agent.postmortem import cut, first_line, post_mortem
@@ -33,7 +34,6 @@ from garzone.agent.proof import HOPELESS
 from garzone.agent.stage import Stage
 from garzone.agent.target import is_protected
 from garzone.agent.worktree import Change, Repository, Worktree
-from garzone.core.errors import UsageError
 from garzone.core.ports import Sandbox, TextGenerator
 from garzone.core.task import SUMMARY_CHARS, Report, Task, TaskKind, Verdict
 
@@ -45,6 +45,7 @@ KINDS: dict[TaskKind, Kind] = {
     TaskKind.DOCS: open_docs,
     TaskKind.REFACTOR: open_refactor,
     TaskKind.TRANSLATE: open_translate,
+    TaskKind.REVIEW: open_review,
 }
 # Kinds that may write files which are not there yet.
 WRITES_NEW_FILES = frozenset({TaskKind.IMPLEMENT, TaskKind.TESTS, TaskKind.TRANSLATE, TaskKind.DOCS})
@@ -62,7 +63,7 @@ async def run_task(
     coroutine is cancelled, worktree and processes are gone afterwards.
 
     Raises:
-        UsageError: the kind cannot be done yet, or something it needs is missing.
+        UsageError: something the kind needs is missing, with what to do.
         RepositoryError: not git, no commit, uncommitted changes, a named file that is missing or outside.
         CheckNotFound: the check cannot be started, or runs nothing.
         ContextTooSmall: not even the smallest prompt fits the model.
@@ -86,9 +87,6 @@ class _Worker:
 
     async def work(self) -> Report:
         task = self._task
-        if task.kind not in KINDS:
-            known = ", ".join(kind.value for kind in KINDS)
-            raise UsageError(f"garzone cannot do {task.kind.value} tasks yet; it can do: {known}")
         repository = await asyncio.to_thread(Repository.open, task.repo)
         self._notes += repository.notes
         tracked = await asyncio.to_thread(repository.tracked)

@@ -44,6 +44,10 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
         option("--backend", metavar="URL", help="Ollama or OpenAI-compatible server instead of the engine here."),
         option("--candidates", type=whole(1, 64), default=candidates, show_default=True, help="Attempts a round."),
         option("--rounds", type=whole(1, 16), default=rounds, show_default=True, help="Later ones repair failures."),
+        option(
+            "--parallel", type=whole(1, 32), default=default["parallel"], show_default=True, help="Attempts at once."
+        ),
+        option("--max-tokens", type=whole(1), help="How much all attempts together may write.  [default: no limit]"),
         option("--timeout", type=click.FloatRange(1), default=timeout_s, show_default=True, help="Seconds in all."),
         option("--apply", is_flag=True, help="Put a proved result into the working tree, if it applies cleanly."),
         option("--unsandboxed", is_flag=True, help="Run the check without a sandbox: it may do anything you may."),
@@ -60,7 +64,19 @@ def _task_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--resume", metavar="ID", help="Go on with a task that was killed; takes no other flags of a task.")
 @click.pass_context
 def delegate(ctx: click.Context, as_json: bool, caller: str, resume: str | None, **given: Any) -> None:
-    """Hand one bounded task to a local model; get a proved result on a branch.
+    r"""Hand one bounded task to a local model; get a proved result on a branch.
+
+    \b
+    fix        repair code; the check fails before and passes after
+    implement  write what INSTRUCTION says into a new or existing --file; the check fails before and passes after
+    complete   fill a place marked <fill>, or the body of a stub; the check notices what is missing
+    refactor   change how code is written; the check and recorded calls show the same behaviour
+    tests      write tests for --file; they pass, and notice at least 60 % of small faults put into the code
+    docs       docstrings for --file, or a section of a .md file; names exist, examples are run
+    translate  Python to TypeScript or JavaScript; compiles, and gives the same outputs
+    review     findings on --file; bugs that a check shows happening are told from opinions
+
+    Without --check the project's own test command is found and named in the report.
 
     Example: garzone delegate fix "take() adds instead of subtracting" --file inventory.py --check "pytest -q"
 
@@ -87,7 +103,13 @@ def delegate(ctx: click.Context, as_json: bool, caller: str, resume: str | None,
         click.echo(render(report))
     else:
         console.print(render_report(task, report, generation_s=progress.generation_s))
-    ctx.exit(0 if report.verdict is Verdict.PROVED or (report.verdict is Verdict.UNPROVED and not task.check) else 1)
+    ctx.exit(0 if report.verdict is Verdict.PROVED or _could_not_be_proved(task, report) else 1)
+
+
+def _could_not_be_proved(task: Task, report: Report) -> bool:
+    """Whether a result is unproved only because nothing could have proved it, and nobody asked for a check."""
+    has_its_own = task.kind in (TaskKind.FIX, TaskKind.REFACTOR, TaskKind.TESTS)
+    return report.verdict is Verdict.UNPROVED and not task.check and not has_its_own
 
 
 @click.command()
@@ -195,6 +217,8 @@ def _task(settings: config.Settings, given: dict[str, Any]) -> Task:
         num_candidates=given["candidates"],
         max_rounds=given["rounds"],
         timeout_s=given["timeout"],
+        parallel=given["parallel"],
+        max_tokens=given["max_tokens"],
         apply=given["apply"],
         unsandboxed=given["unsandboxed"],
     )

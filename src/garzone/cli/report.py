@@ -38,6 +38,16 @@ def render_report(task: Task, report: Report, *, generation_s: float = 0.0) -> R
         table.add_row(
             "check", f"{escape(check.command)}  ({before}{check.exit_code} now, {check.duration_ms / 1000:.1f} s)"
         )
+    for finding in report.findings:
+        status = "[red]seen[/]" if finding.seen else "[dim]opinion[/]"
+        said = f"{finding.path}:{finding.line}  {finding.reason}"
+        said += f"  -> {finding.suggestion}" if finding.suggestion else ""
+        table.add_row(finding.severity, f"{status}  {escape(said)}")
+    if report.proof:
+        told = (f"{name.replace('_', ' ')} {value}" for name, value in report.proof.items() if value not in ([], {}))
+        table.add_row("proof", escape("; ".join(told)))
+    if report.written_tests:
+        table.add_row("tests", escape(f"written by the model for itself:\n{report.written_tests.strip()}"))
     table.add_row("tried", _effort(report, generation_s))
     if served := report.served_by:
         where = ", ".join(filter(None, (served.backend, served.device)))
@@ -77,7 +87,8 @@ def _effort(report: Report, generation_s: float) -> str:
     rounds = f" in {report.num_rounds} rounds" if report.num_rounds > 1 else ""
     speed = tokens_per_second(report, generation_s)
     parts = [
-        f"{report.num_candidates} candidate{'s' if report.num_candidates != 1 else ''}{rounds}",
+        f"{report.num_candidates} candidate{'s' if report.num_candidates != 1 else ''}{rounds}"
+        + (f", {report.num_malformed} malformed" if report.num_malformed else ""),
         f"{tokens.prompt} tokens read ({tokens.cached} cached), {tokens.completion} written"
         + (f" at {speed:.0f} tok/s" if speed else ""),
         f"{report.duration_ms / 1000:.1f} s",

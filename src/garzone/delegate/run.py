@@ -27,6 +27,13 @@ from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
 from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
 
 WORKING_KINDS = tuple(KINDS)
+NEED_A_CHECK = {
+    TaskKind.FIX: "a command that fails now and passes when it is done",
+    TaskKind.REFACTOR: "a command that passes now",
+}
+BY_CHECK = frozenset(
+    {TaskKind.FIX, TaskKind.REFACTOR, TaskKind.IMPLEMENT, TaskKind.COMPLETE}
+)  # others prove by themselves
 SLASH = "slash"  # the caller of a slash command: a person, so no coordinator pays for call, result and turn
 RESULT_CHARS = 400  # what a coordinator reads of a task at most (CONTRACT.md)
 
@@ -40,16 +47,13 @@ def require_possible(task: Task) -> None:
     """Refuse what cannot be done, before anything is opened.
 
     Raises:
-        UsageError: a kind that is not there yet, or a fix without a check that names one or could be found.
+        UsageError: a fix or refactoring without a check, where the repository shows none that could be found.
     """
-    if task.kind not in WORKING_KINDS:
-        working = ", ".join(kind.value for kind in WORKING_KINDS)
-        raise UsageError(f"{task.kind.value}: not implemented yet; what works today: {working}")
     if task.check is not None and not task.check.strip():
         raise UsageError("--check is empty: name a command, or leave it out so that the project's own is found")
-    if task.kind is TaskKind.FIX and task.check is None and not shows_a_check(task.repo):
+    if task.kind in NEED_A_CHECK and task.check is None and not shows_a_check(task.repo):
         raise UsageError(
-            f"{task.kind.value} needs a check: a command that fails now and passes when it is done, "
+            f"{task.kind.value} needs a check: {NEED_A_CHECK[task.kind]}, "
             f"and {task.repo} shows none; for instance --check 'pytest -q tests/test_pager.py'"
         )
 
@@ -186,7 +190,7 @@ def decide(task: Task, ledger: Ledger) -> RouteDecision:
         repo=str(task.repo.expanduser().resolve()),
         model=task.model,
         files=file_facts(task),
-        has_check=task.check is not None,
+        has_check=task.check is not None or task.kind not in BY_CHECK or shows_a_check(task.repo),
         available=task.kind in WORKING_KINDS,
     )
     return route(facts, History.of(ledger.observations()))

@@ -3,30 +3,11 @@
 "use strict";
 const fs = require("node:fs");
 const path = require("node:path");
-const { createRequire } = require("node:module");
 const out = process.env.GARZONE_OUT;
 const [file, casesFile, typescript] = process.argv.slice(2);
 const cases = JSON.parse(fs.readFileSync(casesFile, "utf8"));
-let code = fs.readFileSync(file, "utf8");
-if (typescript !== "-") {
-  const ts = require(typescript);
-  const options = { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2022, esModuleInterop: true };
-  code = ts.transpileModule(code, { compilerOptions: options }).outputText;
-} else {
-  code = code.replace(/^export\s+default\s+/gm, "").replace(/^export\s+(?=async|function|const|let|var|class)/gm, "");
-  code = code.replace(/^export\s*\{[^}]*\};?\s*$/gm, "");
-}
 const names = Object.keys(cases);
-const spellings = (name) => [name, name.replace(/_+(\w)/g, (_, c) => c.toUpperCase())];
-const look = names
-  .map((name) => {
-    const tries = spellings(name).map((n) => `(typeof ${n} === "function" ? ${n} : exports[${JSON.stringify(n)}] || module.exports[${JSON.stringify(n)}])`);
-    return `${JSON.stringify(name)}: ${tries.join(" || ")}`;
-  })
-  .join(",\n");
-const module_ = { exports: {} };
-const run = new Function("require", "module", "exports", `${code}\n;return {${look}};`);
-const found = run(createRequire(path.resolve(file)), module_, module_.exports);
+const found = require(path.join(__dirname, "load_js.cjs")).load(file, names, typescript);
 function plain(value, depth = 0) {
   if (depth > 20) return "...";
   if (value === undefined || value === null) return null;

@@ -17,9 +17,17 @@ calls, counts, seen = [], {}, set()
 busy = threading.local()
 
 
+ours = {}
+
+
 def watch(frame, event, argument):
+    if event != "call":
+        return
     code = frame.f_code
-    if event != "call" or getattr(busy, "on", False) or os.path.realpath(code.co_filename) != PATH:
+    mine = ours.get(code.co_filename)
+    if mine is None:
+        mine = ours[code.co_filename] = os.path.realpath(code.co_filename) == PATH
+    if not mine or getattr(busy, "on", False):
         return
     name = getattr(code, "co_qualname", code.co_name)
     if "<" in name or counts.get(name, 0) >= PER_FUNCTION or (code.co_flags & 0x20 and frame.f_lasti > 0):

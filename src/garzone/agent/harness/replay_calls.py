@@ -1,4 +1,4 @@
-"""Calls functions of a file with recorded arguments and variations of them: replay_calls.py FILE CALLS [ONLY...].
+"""Calls functions of a file with recorded arguments and variations of them: replay_calls.py FILE CALLS.
 
 To $GARZONE_OUT, as JSON: a list of [qualname, shown arguments, what came of it], the same order every time.
 """
@@ -123,13 +123,11 @@ def main():
     sys.stdout = open(os.devnull, "w")
     with open(sys.argv[2], "rb") as file:
         calls = pickle.load(file)
-    only = set(sys.argv[3:])
+    renamed = json.loads(os.environ.get("GARZONE_RENAMED") or "{}")
     results = []
     for number, (name, _line, packed) in enumerate(calls):
-        if only and name not in only:
-            continue
         try:
-            function = find(module, name)
+            function = find(module, ".".join(renamed.get(part, part) for part in name.split(".")))
             positional, named = pickle.loads(packed)
         except Exception as error:
             results.append([number, name, "", "is gone: " + type(error).__name__])

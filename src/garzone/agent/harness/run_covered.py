@@ -12,10 +12,15 @@ LINES = set()
 _PID = os.getpid()
 
 
+ours = {}
+
+
 def trace(frame, event, argument):
-    if os.path.realpath(frame.f_code.co_filename) != PATH:
-        return None
-    return trace_line
+    name = frame.f_code.co_filename
+    mine = ours.get(name)
+    if mine is None:
+        mine = ours[name] = os.path.realpath(name) == PATH
+    return trace_line if mine else None
 
 
 def trace_line(frame, event, argument):

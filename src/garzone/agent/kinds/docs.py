@@ -12,7 +12,7 @@ import re
 import textwrap
 from pathlib import PurePosixPath
 
-from garzone.agent.changes import Draft
+from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import Target
 from garzone.agent.docstrings import (
     bare,
@@ -30,10 +30,12 @@ from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.fix import read_code
 from garzone.agent.kinds.readme import Readme, readme_target
+from garzone.agent.node import examples_in, wrong_examples
 from garzone.agent.prompts import render
 from garzone.agent.proof import Trial, trace_doubts
-from garzone.agent.syntax import comments, definitions, is_source, tokens_without_comments
+from garzone.agent.syntax import definitions, is_source, tokens_without_comments
 from garzone.agent.target import SourceText, is_python, is_test, parse
+from garzone.agent.vet import objections
 from garzone.core.errors import RepositoryError, UsageError
 
 NOT_EXECUTED = "its examples are not executed in this language"
@@ -131,8 +133,8 @@ class Docs(Job):
         edited = read_code(target, answer)
         if not isinstance(edited, EditMiss):
             after = edited.edits[0].after
-            if same_but_for_words(target.path, text, after):
-                return edited if after != text else EditMiss("There is no new documentation in your answer.")
+            if after != text and same_but_for_words(target.path, text, after):
+                return edited
         new = self._transplanted(target, answer)
         if new is None or new == text:
             return EditMiss("There is no documentation for it in your answer. Write the code again with docstrings.")
@@ -171,7 +173,7 @@ class Docs(Job):
         if not same_but_for_words(edit.path, edit.before, edit.after):
             return Trial(False, output="The code itself was changed. Change only docstrings and comments.")
         if not is_python(edit.path):
-            return self._other(edit.path, edit.before, edit.after)
+            return await self._other(edit)
         before, after = docstrings_in(edit.before), docstrings_in(edit.after)
         new = {name: doc for name, doc in after.items() if before.get(name) != doc}
         lost = [name for name in before if name not in after]
@@ -212,19 +214,43 @@ class Docs(Job):
             return Trial(False, output=outcome.output, num_failing=outcome.failed, checks=(check,))
         return None
 
-    def _other(self, path: str, before: str, after: str) -> Trial:
-        """Other languages: names in `@param` and the like exist; examples cannot be executed."""
+    async def _other(self, edit: FileEdit) -> Trial:
+        """Other languages: names in `@param` and the like exist; in JavaScript and TypeScript the examples are true."""
+        path, after = edit.path, edit.after
+        known = definitions(path, after)
         untrue: list[str] = []
-        for d in definitions(path, after):
+        examples: list[tuple[str, str]] = []
+        doubts: list[str] = []
+        for d in known:
             words = comment_for(path, after, d) or ""
             have = set(re.findall(r"\w+", d.signature))
             named = re.findall(r"@param\s+(?:\{[^}]*\}\s*)?\[?(\w+)", words)
             untrue += [f"{d.span.name} has no parameter {name}" for name in named if name not in have]
+            if d.span.qualname in self._wanted:
+                own = [pair for pair in examples_in(words) if re.search(rf"\b{re.escape(d.span.name)}\s*\(", pair[0])]
+                examples += own
+                if not own:
+                    doubts.append(f"no example shows that the words about {d.span.name} are true")
         if untrue:
             return Trial(False, output="\n".join(untrue), num_failing=len(untrue))
-        num_new = len(comments(path, after)) - len(comments(path, before))
-        told = f"the code is unchanged, all parameters named exist, {num_new} more comments"
-        return Trial(True, (NOT_EXECUTED,), told=told)
+        told = "the code is unchanged, all parameters named exist"
+        if language_of(path) not in ("javascript", "typescript"):
+            return Trial(True, (NOT_EXECUTED,), told=told)
+        if not examples:
+            return Trial(True, tuple(doubts) or (NOT_EXECUTED,), told=told)
+        doubts += [f"an example {what}" for what in objections(path, "", "\n".join(map(" ".join, examples)))]
+        names = [d.span.name for d in known if "." not in d.span.qualname]
+        run, wrong = await wrong_examples(self.setting.stage, path, edit.content, names, examples)
+        check = run.as_check(self.check)
+        if wrong is None:
+            doubts.append("its examples could not be run")
+        elif wrong:
+            return Trial(False, output="\n".join(wrong[:5]), num_failing=len(wrong), checks=(check,))
+        doubts += trace_doubts(run)
+        if not self.setting.stage.isolated:
+            doubts.append("it ran without a sandbox")
+        told = f"{told}, {len(examples)} example{'s' if len(examples) != 1 else ''} ran true"
+        return Trial(True, tuple(doubts), checks=(check,), told=told, facts={"examples": len(examples)})
 
     def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
         """What was documented, and what supports it."""

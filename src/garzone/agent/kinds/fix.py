@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from garzone.agent.changes import Draft
+from garzone.agent.checks import narrowed
 from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_function
@@ -23,6 +24,7 @@ from garzone.agent.target import is_python
 from garzone.core.errors import UsageError
 from garzone.core.task import Verdict
 
+SLOW_CHECK_MS = 2000.0
 NO_INSTRUCTION = "Repair the code so that the failing check passes."
 
 
@@ -75,6 +77,10 @@ class Fix(Job):
             output += f"\n(killed after {setting.stage.wall_s:.0f} s: it did not end)"
         tests = failing_tests(setting.code, before.evidence, before.result.output, self.check)
         self._material = Material(tests, output)
+        # where the whole takes long, most candidates are refused by the tests that failed alone
+        slow = before.result.duration_ms > SLOW_CHECK_MS
+        paths = list(dict.fromkeys(test.path for test in tests))
+        self._quick = narrowed(self.check, paths, setting.stage.repository.prefix) if slow else None
 
     def material(self, target: Target) -> Material:
         """The failing tests, what they say, and what the target uses."""
@@ -121,7 +127,7 @@ class Fix(Job):
 
     async def prove(self, target: Target, draft: Draft) -> Trial:
         """The check passes, having failed before."""
-        _, trial = await check_draft(self.setting.stage, self.check, draft, self.before)
+        _, trial = await check_draft(self.setting.stage, self.check, draft, self.before, quick=self._quick)
         return trial
 
     def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:

@@ -34,6 +34,7 @@ from garzone.core.errors import RepositoryError, UsageError
 from garzone.core.task import Verdict
 
 PROVED_SCORE = 0.6
+_RENAME = re.compile(r"\brename\s+[`'\"]?(\w+)(?:\(\))?[`'\"]?\s+(?:to|into|as)\s+[`'\"]?(\w+)", re.IGNORECASE)
 _STRUCTURAL = re.compile(
     r"\b(?:rename|extract|inline|move|split|merge|class|module|file|everywhere|all)\b", re.IGNORECASE
 )
@@ -151,7 +152,9 @@ class Refactor(Job):
             return trial
         touched = _touched(edit.path, edit.before, edit.after)
         if self._recorder is not None:
-            comparison = await self._recorder.compare(draft.contents, [n for n in touched if _tail(n) in named])
+            renamed = dict(_RENAME.findall(self.task.instruction))
+            gone = [n for n in touched if _tail(n) in named - renamed.keys()]
+            comparison = await self._recorder.compare(draft.contents, gone, renamed)
             if comparison.differences:
                 said = "\n".join(map(str, comparison.differences[:3]))
                 return Trial(False, output=said, num_failing=len(comparison.differences), checks=trial.checks)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-import os
 import re
 import shlex
 import shutil
@@ -28,6 +27,7 @@ from garzone.agent.harness import script
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.implement import new_target
+from garzone.agent.node import find_typescript
 from garzone.agent.prompts import render
 from garzone.agent.proof import Trial, new_powers, trace_doubts
 from garzone.agent.syntax import names_in
@@ -78,7 +78,7 @@ async def open_translate(setting: Setting) -> Job:
     names = tuple([name for name in public if name in words] or public)
     if not names:
         raise UsageError(f"{sources[0]} has no public function whose translation could be compared")
-    typescript = find_typescript(setting) if language == "typescript" else None
+    typescript = find_typescript(setting.stage.repository) if language == "typescript" else None
     if language == "typescript" and typescript is None:
         setting.notes.append("typescript was not found (node_modules, NODE_PATH, tsc on PATH): nothing can be compiled")
     if shutil.which("node") is None:
@@ -124,20 +124,6 @@ async def _recorded(setting: Setting, path: str, names: tuple[str, ...]) -> dict
         last = run.result.output.strip().splitlines()[-1:] or ["no output"]
         setting.notes.append(f"{path} could not be loaded to record what it does: {last[0][:160]}")
     return found
-
-
-def find_typescript(setting: Setting) -> Path | None:
-    """Where the compiler's package lies, as the sandbox sees it."""
-    top, prefix = setting.stage.repository.top, setting.stage.repository.prefix
-    places = [top / prefix / "node_modules", top / "node_modules"]
-    places += [Path(entry) for entry in os.environ.get("NODE_PATH", "").split(os.pathsep) if entry.startswith("/")]
-    places += [Path("/usr/lib/node_modules"), Path("/usr/local/lib/node_modules")]
-    for place in places:
-        if (place / "typescript/lib/typescript.js").is_file():
-            return place / "typescript"
-    tsc = shutil.which("tsc")
-    package = Path(tsc).resolve().parent.parent if tsc else None
-    return package if package and (package / "lib/typescript.js").is_file() else None
 
 
 class Translate(Job):
@@ -222,7 +208,9 @@ class Translate(Job):
             if not run.passed:
                 return Trial(False, output=run.result.output[:1200], num_failing=1000, checks=tuple(checks))
         given = {name: [case["arguments"] for case in cases] for name, cases in plan.cases.items()}
-        files = {"drive_js.cjs": script("drive_js.cjs"), "cases.json": json.dumps(given).encode()}
+        files = {name: script(name) for name in ("drive_js.cjs", "load_js.cjs")} | {
+            "cases.json": json.dumps(given).encode()
+        }
         loader = shlex.quote(str(plan.typescript / "lib/typescript.js")) if plan.typescript else "-"
         command = f'node "$GARZONE_HARNESS/drive_js.cjs" {shown} "$GARZONE_HARNESS/cases.json" {loader}'
         run = await stage.run(command, draft.contents, wall_s=DRIVE_S, harness=files, probed=False, visible=visible)
