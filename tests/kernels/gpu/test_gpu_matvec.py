@@ -1,9 +1,14 @@
 """Decode products on the device under test against float64 over the gguf package's dequantisation."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+from tinygrad.dtype import dtypes
+from tinygrad.uop.ops import UOp
 
 from garzone.kernels.gpu.finish import Destination, Floats
+from garzone.kernels.gpu.intrinsics import Intrinsics
 from garzone.kernels.gpu.matvec import QUANTS, Plan, is_float, matvec, plan
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.oracle import dequantise, in_device_order, intrinsics, quantise_rows, random_weights, run
@@ -82,3 +87,32 @@ def test_launches_of_a_7b_model_have_a_thousand_waves_and_reuse_activations(outp
     cut = plan(QUANTS[GGMLType.Q4_K], outputs, inputs)
     assert cut.num_waves(outputs) >= 1000
     assert cut.rows >= (4 if outputs >= 8192 else 2)
+
+
+@dataclass(frozen=True)
+class Beyond(Intrinsics):
+    """Plain expressions, but permutations that go beyond their tables as RDNA3's v_perm_b32 does."""
+
+    permutes_beyond: bool = True
+
+    def permute_bytes(self, high: UOp, low: UOp, selector: UOp) -> UOp:
+        result = super().permute_bytes(high, low, selector)
+        for i in range(4):
+            chosen = (selector >> (8 * i)) & 255
+            beyond = (chosen > 12).where(UOp.const(255, dtypes.uint32), UOp.const(0, dtypes.uint32))
+            for sign, (word, bit) in enumerate(((low, 15), (low, 31), (high, 15), (high, 31))):
+                beyond = chosen.eq(8 + sign).where(((word >> bit) & 1) * 255, beyond)
+            result = (chosen < 8).where(result, (result & (0xFFFFFFFF ^ (255 << (8 * i)))) | (beyond << (8 * i)))
+        return result
+
+
+@pytest.mark.parametrize("ggml_type", [GGMLType.IQ4_NL, GGMLType.MXFP4], ids=lambda t: t.name)
+def test_codebooks_are_looked_up_with_permutations_that_go_beyond_their_tables(ggml_type):
+    weights = random_weights(ggml_type, 2, 64)
+    packed, values = quantise_rows(np.random.default_rng(7).standard_normal((1, 64)).astype(np.float32))
+    quant = QUANTS[ggml_type]
+    kernel = matvec(quant, 2, 64, Beyond("beyond"), cut=Plan(2, 1))
+    buffer = in_device_order(weights, ggml_type).view(NUMPY[quant.dtype.itemsize])
+    got = run(kernel, np.zeros((1, 2), np.float32), buffer, packed)
+    matrix = dequantise(weights, ggml_type)
+    assert (np.abs(got - values @ matrix.T) / (2e-6 * (np.abs(values) @ np.abs(matrix).T + 1))).max() < 1
