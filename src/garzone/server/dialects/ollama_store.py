@@ -11,7 +11,7 @@ from garzone.core.errors import InvalidRequest
 from garzone.core.recipe import ModelRecipe
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_PATH: Final = re.compile(r"[/~.\\]|.*\.gguf\Z", re.IGNORECASE)
+_PATH: Final = re.compile(r"[/~.\\]|(?!hf:|pypi:).*\.gguf\Z", re.IGNORECASE)
 
 
 def name_of(body: Mapping[str, Any], *keys: str) -> str:
