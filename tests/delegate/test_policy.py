@@ -54,7 +54,7 @@ def test_a_task_without_a_check_is_not_worth_it() -> None:
 
 
 def test_a_task_that_costs_less_than_delegating_it_stays_with_the_coordinator() -> None:
-    decision = route(replace(FACTS, baseline_tokens=300), History())
+    decision = route(replace(FACTS, baseline_tokens=300, alone_turns=1), History())
     assert decision.route is Route.COORDINATOR
     assert "too small" in decision.reason
 

@@ -16,7 +16,7 @@ from garzone.agent.sandbox import open_sandbox
 from garzone.core.errors import GenerationFailed, LedgerError, RepositoryError, UsageError
 from garzone.core.generation import GenerateRequest
 from garzone.core.ports import Sandbox
-from garzone.core.task import Task, Verdict
+from garzone.core.task import Route, Task, Verdict
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.pricing import estimate_tokens
 from garzone.delegate.run import decide, result_text, run
@@ -211,6 +211,14 @@ async def test_apply_never_applies_what_is_not_proved(repo: Path, ledger: Ledger
     assert not report.applied
     assert (repo / "pager.py").read_text() == PAGER
     assert any("only a proved result" in note for note in report.notes)
+
+
+async def test_the_projects_own_check_counts_as_one(repo: Path, tmp_path: Path, ledger: Ledger) -> None:
+    assert decide(replace(the_task(repo), check=None), ledger).route is Route.LOCAL
+    bare = make_repository(tmp_path / "bare", {"notes.txt": "no code, no tests\n"})
+    decision = decide(replace(the_task(bare), check=None, files=()), ledger)
+    assert decision.route is Route.COORDINATOR
+    assert "--check" in decision.suggestion[0]
 
 
 async def test_a_task_the_policy_would_decline_says_so_in_its_report(

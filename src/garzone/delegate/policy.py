@@ -15,10 +15,11 @@ from garzone.delegate import pricing
 from garzone.delegate.instruction import Obstacle, read_instruction
 
 # What delegating costs the coordinator whatever comes of it, in fresh tokens: the call it writes, the result it reads
-# (a text of about 400 characters), and one more turn.
+# (a text of about 400 characters), and one more turn, which reads the whole context again from the cache.
 CALL_TOKENS = 100
 RESULT_TOKENS = 150
 TURN_TOKENS = pricing.TURN_OUTPUT_TOKENS
+CACHE_READ_TOKENS = pricing.CONTEXT_TOKENS // 10  # what a turn's cache read is worth in fresh tokens: a tenth
 # What a failure costs on top: reading the post-mortem and planning again.
 FAILURE_TOKENS = 200
 PATCH_TOKENS = 150  # a bounded task's patch, before it is known
@@ -56,8 +57,9 @@ class FileFacts:
 class TaskFacts:
     """What is known of a task before anything is run.
 
-    `baseline_tokens` is what the coordinator would spend on it alone; None estimates it from the files. `available` is
-    False for a kind this garzone does not do.
+    `baseline_tokens` is what the coordinator would spend on it alone, in fresh tokens; None estimates it from the
+    files. `alone_turns` is in how many turns, each of which reads the context again. `available` is False for a kind
+    this garzone does not do.
     """
 
     kind: TaskKind
@@ -69,6 +71,7 @@ class TaskFacts:
     device: str = ""
     available: bool = True
     baseline_tokens: int | None = None
+    alone_turns: int = pricing.ALONE_TURNS
 
     @property
     def size(self) -> str:
@@ -199,14 +202,17 @@ def _moved(probability: float, shift: float) -> float:
 
 
 def stakes(facts: TaskFacts) -> tuple[float, float]:
-    """What a success gains (negative for a task too small) and what a failure loses, in coordinator tokens."""
-    spent = CALL_TOKENS + RESULT_TOKENS + TURN_TOKENS
+    """What a success gains (negative for a task too small) and what a failure loses, in coordinator tokens.
+
+    Cache reads are in it, at what they cost in fresh tokens.
+    """
+    spent = CALL_TOKENS + RESULT_TOKENS + TURN_TOKENS + CACHE_READ_TOKENS
     alone = facts.baseline_tokens
     if alone is None:
         nothing = pricing.Spent(0, 0)
         read = -(-sum(file.size_bytes for file in facts.files) // pricing.CHARS_PER_TOKEN)
         alone = pricing.baselines(read, PATCH_TOKENS, nothing)[0].tokens
-    return alone - spent, spent + FAILURE_TOKENS
+    return alone + facts.alone_turns * CACHE_READ_TOKENS - spent, spent + FAILURE_TOKENS
 
 
 def route(facts: TaskFacts, history: History) -> RouteDecision:

@@ -183,7 +183,10 @@ async def decline(
 
 
 def decide(task: Task, ledger: Ledger) -> RouteDecision:
-    """What the policy says of a task, given what the ledger has seen. Reads the ledger and file sizes, no more."""
+    """What the policy says of a task, given what the ledger has seen.
+
+    Reads the ledger, file sizes, and what tells the project's own check; runs nothing.
+    """
     facts = TaskFacts(
         task.kind,
         task.instruction,
