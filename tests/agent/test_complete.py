@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from garzone.agent.holes import find_holes, trapped
+from garzone.agent.holes import fill, find_holes, trapped
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
 from garzone.core.errors import UsageError
@@ -91,6 +91,16 @@ async def test_without_a_check_examples_choose_and_nothing_is_proved(tmp_path: P
     assert report.num_candidates == 2
     assert "1 examples agree" in report.summary
     assert "no check" in report.summary
+
+
+@pytest.mark.parametrize("answer", ["    loud = text.upper()\n", "loud = text.upper()\n"])
+def test_the_depth_of_a_whole_missing_line_is_the_answers_or_its_neighbours(answer: str) -> None:
+    text = MARKED.replace("    loud = # <fill>\n", "<fill>\n")
+    (hole,) = find_holes("words.py", text)
+    filled = fill("words.py", text, hole, answer)
+    assert filled is not None and "\n    loud = text.upper()\n    return loud" in filled
+    sprung = trapped("words.py", text, hole)
+    assert sprung is not None and "    raise NotImplementedError('garzone')" in sprung
 
 
 async def test_a_model_that_can_fill_in_is_asked_so(tmp_path: Path, box: Sandbox) -> None:

@@ -124,7 +124,6 @@ def test_apply_changes_the_tree(shell: Shell, right: str) -> None:
 @pytest.mark.parametrize(
     ("change", "exit_code", "says"),
     [
-        (lambda words: ["delegate", "review", "x", *words[3:]], 2, "not implemented yet; what works today: fix"),
         (lambda words: ["delegate", "paint", "x", *words[3:]], 2, "'paint' is not one of"),
         (lambda words: [word if word != CHECK else " " for word in words], 2, "--check"),
         (lambda words: [*words, "--file", "missing.py"], 2, "missing.py"),
@@ -133,7 +132,7 @@ def test_apply_changes_the_tree(shell: Shell, right: str) -> None:
         (lambda words: [*words, "--model", "other:1b"], 3, "pull it with: ollama pull other:1b"),
         (lambda words: [*words, "--backend", "http://127.0.0.1:9"], 3, "127.0.0.1:9"),
     ],
-    ids=["kind", "no-kind", "empty-check", "file", "repo", "flag", "model", "backend"],
+    ids=["no-kind", "empty-check", "file", "repo", "flag", "model", "backend"],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_own_exit_code(
     shell: Shell, right: str, change: Callable[[list[object]], list[object]], exit_code: int, says: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -127,12 +128,14 @@ def trapped(path: str, text: str, hole: Hole) -> str | None:
     fillings = [f"\n{margin}{trap}" if needs_line else trap]
     if not hole.is_body:
         if is_python(path):
-            fillings += ["(_ for _ in ()).throw(NotImplementedError('garzone'))", "False and None", f"{trap}\n{margin}"]
+            fillings += ["(_ for _ in ()).throw(NotImplementedError('garzone'))", f"{trap}\n{margin}"]
         elif PurePosixPath(path).suffix not in _TRAPS:
             fillings.append('(() => { throw new Error("garzone"); })()')
+        if not text[: hole.start] or text[: hole.start].endswith(("\n", "\r")):
+            fillings += [depth + trap for depth in _depths(text[: hole.start], text[hole.end :])]
     for filling in fillings:
         result = text[: hole.start] + filling + text[hole.end :]
-        if filling != "False and None" and not parses_worse(path, result):
+        if not parses_worse(path, result):
             return result
     return None
 
@@ -160,7 +163,14 @@ def trapped_function(path: str, text: str, span: Span) -> str | None:
 
 def parses_worse(path: str, text: str) -> bool:
     """Whether a text is not of its language."""
-    return parse(text) is None if is_python(path) else num_errors(path, text) > 0
+    if not is_python(path):
+        return num_errors(path, text) > 0
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(text, path, "exec", dont_inherit=True)  # sees more than the parser: a `return` outside a function
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    return False
 
 
 def _margin(path: str, text: str, hole: Hole) -> str:
@@ -191,11 +201,31 @@ def fill(path: str, text: str, hole: Hole, code: str) -> str | None:
         empty = hole.is_body and hole.start == hole.end
         lead = newline + margin if empty else ""
         trail = newline + margin[:-2] if empty and not is_python(path) else ""
-        for filling in (lead + newline.join(moved) + trail, lead + piece.strip() + trail):
+        fillings = [lead + newline.join(moved) + trail, lead + piece.strip() + trail]
+        if not hole.is_body and (not before or before.endswith(("\n", "\r"))):
+            # the depth of a line that is missing from its start is part of the answer; else that of its neighbours
+            kept = piece.strip("\n").rstrip().splitlines()
+            around = [newline.join(_shifted(lines, depth)) for depth in _depths(before, after)]
+            first = [newline.join(kept)]
+            indented = bool(kept) and kept[0][:1].isspace()
+            fillings = [*first, *fillings, *around] if indented else [*around, *fillings, *first]
+        for filling in fillings:
             result = before + filling + after
             if not parses_worse(path, result):
                 return result
     return None
+
+
+def _depths(before: str, after: str) -> list[str]:
+    """Margins a whole line between two texts may have: that of the line before, one deeper after a `:`, of the next."""
+    above = next((line for line in reversed(before.splitlines()) if line.strip()), "")
+    below = next((line for line in after.splitlines() if line.strip()), "")
+    margins = [line[: len(line) - len(line.lstrip())] for line in (above, below)]
+    return [margins[0] + "    ", *margins] if above.rstrip().endswith((":", "{", "(")) else margins
+
+
+def _shifted(lines: list[str], margin: str) -> list[str]:
+    return [margin + line if line.strip() else "" for line in lines]
 
 
 def _without_surroundings(before: str, after: str, code: str) -> list[str]:
