@@ -2,10 +2,10 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 
-.PHONY: help demo test check test-slow test-gpu e2e-ui e2e-coordinators e2e-litellm lock clean system
+.PHONY: help demo test check test-slow test-gpu e2e-ui e2e-coordinators e2e-litellm e2e-clients lock clean system
 
 help:            ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 demo: .venv/run  ## fetch a small model and repair three sample repositories with it
 	@$(PY) -m demo
@@ -33,6 +33,9 @@ e2e-ui: .venv/dev ## the page in a real Chromium: content, colours, light and da
 
 e2e-litellm: .venv/dev .venv/litellm/bin/litellm ## 20 tasks through a LiteLLM proxy before two servers, one killed half-way
 	@$(PY) -m pytest -m litellm tests/e2e/test_litellm.py -rA --timeout 1500
+
+e2e-clients: .venv/dev ## install and drive the real clients, and print who passed
+	@$(PY) -m tests.realclients
 
 lock: .venv/dev  ## write the lock files again from pyproject.toml
 	@tools/lock

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from garzone.core.errors import ModelNotFound
 from garzone.core.generation import LoadedModel, ModelDetails
@@ -72,7 +73,7 @@ def app_of(generator: ScriptedGenerator, **given: object) -> Starlette:
 
 
 @contextmanager
-def running(app: Starlette) -> Iterator[str]:
+def running(app: ASGIApp) -> Iterator[str]:
     """The URL of a server for `app`."""
     listener = open_listener("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))

@@ -35,9 +35,10 @@ def resolve(
     """
     for candidate in (name, *defaults):
         try:
-            return find(candidate).name or candidate
+            find(candidate)
         except GarzoneError:  # not here; or, like `claude-opus-4[1m]`, no name a model could have
             continue
+        return candidate
     for model in models():
         if "completion" in model.capabilities:
             return model.name

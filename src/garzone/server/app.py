@@ -306,6 +306,7 @@ class _Routes:
         if self._counter is not None:
             num_tokens = await self._counter.count_prompt(prompt)
         else:
+            await self._generator.details(model)  # which says so when there is no such model
             num_tokens = await self._generator.count_tokens(model, anthropic.text_of(prompt))
         headers = {ANTHROPIC.id_header: request_id}
         return JSONResponse(anthropic_stream.count_document(num_tokens), headers=headers)

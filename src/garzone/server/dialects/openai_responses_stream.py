@@ -70,8 +70,9 @@ class ResponseExchange(Asked):
             code = "context_length_exceeded"
         if isinstance(error, Overloaded):
             code = "server_is_overloaded"
+        events = self._close()
         response = {**self._response("failed"), "error": {"code": code, "message": str(error)}}
-        return self._close() + self._event("response.failed", response=response)
+        return events + self._event("response.failed", response=response)
 
     def whole(self, deltas: Sequence[Delta]) -> Mapping[str, Any]:
         """The response in one document."""
