@@ -17,6 +17,7 @@ from garzone.delegate.history import LedgerHistory
 from garzone.delegate.journal import Journals
 from garzone.delegate.ledger import Ledger
 from garzone.runner.process import RunnerPool
+from garzone.runner.prompt_count import TemplateCounter
 from garzone.server.activity import Activity
 from garzone.server.app import build_app
 from garzone.server.front import Front, put_front
@@ -110,6 +111,7 @@ def build_server(settings: Settings, *, preload: str | None = None, gateway: boo
         default_model=settings.model,
         tensors=store.tensors,
         gateway=_gateway_rules(settings, preload or settings.model) if gateway else None,
+        counter=TemplateCounter(store),
     )
     front = Front(
         activity=activity,

@@ -5,6 +5,7 @@ Names on the command line choose clients; `--record FOLDER` keeps the requests t
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def main() -> int:
         result, what = "passed", ""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
-                drive(name, Path(folder), arguments.record and arguments.record / name.split(" (")[0].replace(" ", "_"))
+                drive(name, Path(folder), arguments.record and arguments.record / re.sub(r"\W+", "-", name).strip("-"))
             except NotInstallable as error:
                 result, what = "not installable here", str(error)
             except Exception as error:  # noqa: BLE001  every kind of failure belongs into the table

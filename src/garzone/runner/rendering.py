@@ -5,15 +5,39 @@ Computes nothing; the templates and tokenisers are the model's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from garzone.core.chat import Message, Role
 from garzone.core.errors import ContextOverflow, InvalidRequest, Unsupported
 from garzone.core.generation import GenerateRequest
-from garzone.runner.model import FillIn, Model, Template
+from garzone.runner.model import FillIn, Template, Tokenizer
 from garzone.runner.prompt import fit_continuation, fit_messages
+
+
+class Reader(Protocol):
+    """What of a model it takes: `Model`, or the like without an engine."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids."""
+        ...
+
+    @property
+    def template(self) -> Template | None:
+        """Its chat template, if it has one."""
+        ...
+
+    @property
+    def compile_template(self) -> Callable[[str], Template]:
+        """Makes another from Jinja."""
+        ...
+
+    @property
+    def fill_in(self) -> FillIn | None:
+        """Its tokens for a gap, if it has them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +48,7 @@ class Prompt:
     thinking_open: bool = False
 
 
-def render(model: Model, request: GenerateRequest, max_tokens: int) -> Prompt:
+def render(model: Reader, request: GenerateRequest, max_tokens: int) -> Prompt:
     """The prompt of a request, of at most so many tokens.
 
     Raises:
@@ -64,7 +88,7 @@ def render(model: Model, request: GenerateRequest, max_tokens: int) -> Prompt:
     return Prompt(tokens, thinking_open)
 
 
-def _gap(model: Model, request: GenerateRequest, max_tokens: int) -> list[int]:
+def _gap(model: Reader, request: GenerateRequest, max_tokens: int) -> list[int]:
     """A prompt with a gap, in the model's own tokens. What is too long loses its far ends.
 
     The text before the gap may take three quarters of the room, what follows it the rest, as in llama.cpp's infill.
@@ -93,7 +117,7 @@ def _in_order(form: FillIn, prefix: Sequence[int], suffix: Sequence[int]) -> lis
     return [*form.before, *prefix, *form.between, *suffix, *form.after]
 
 
-def _template(model: Model, request: GenerateRequest) -> Template:
+def _template(model: Reader, request: GenerateRequest) -> Template:
     if request.template:
         return model.compile_template(request.template)
     if model.template is None:

@@ -73,7 +73,7 @@ class _Message(Wire):
     tool_name: str = ""
     tool_call_id: str = ""
 
-    def to_core(self) -> Message:
+    def to_core(self, names: Mapping[str, str]) -> Message:
         content: list[ContentPart] = [TextPart(self.content)] if self.content else []
         content += [image_of_base64(image, IMAGE, "images") for image in self.images]
         return Message(
@@ -82,7 +82,7 @@ class _Message(Wire):
             thinking=self.thinking,
             tool_calls=tuple(call.to_core() for call in self.tool_calls),
             tool_call_id=self.tool_call_id,
-            tool_name=self.tool_name,
+            tool_name=self.tool_name or names.get(self.tool_call_id, ""),
         )
 
 
@@ -203,10 +203,11 @@ class ChatExchange(_Exchange):
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
         """The conversation; none at all only loads the model."""
         asked = self._asked
+        names = {call.id: call.function.name for message in asked.messages for call in message.tool_calls if call.id}
         return self._accept(
             replace(
                 asked.common(defaults),
-                messages=tuple(message.to_core() for message in asked.messages),
+                messages=tuple(message.to_core(names) for message in asked.messages),
                 tools=_tools(asked.tools),
             )
         )
