@@ -1,5 +1,9 @@
-"""`garzone serve` as clients see it: the real `ollama` and `openai` packages, real weights."""
+"""`garzone serve` as clients see it: the real packages of three vendors, real weights."""
 
+import json
+
+import anthropic
+import httpx2
 import ollama
 import openai
 import pytest
@@ -76,3 +80,51 @@ def test_list_show_and_ps_know_the_model(server: str, world: World) -> None:
     assert shown.details is not None
     assert shown.details.quantization_level == "Q4_1"
     assert MODEL in world.garzone("list").stdout
+
+
+def test_the_anthropic_client_gets_a_streamed_answer_and_its_tokens_counted_beforehand(server: str) -> None:
+    client = anthropic.Anthropic(base_url=server, api_key="none", max_retries=0)
+    messages: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
+    counted = client.messages.count_tokens(model=MODEL, messages=messages).input_tokens
+    with client.messages.stream(model=MODEL, messages=messages, max_tokens=40, temperature=0) as stream:
+        text = "".join(stream.text_stream)
+        usage = stream.get_final_message().usage
+    assert "Paris" in text
+    assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted
+
+
+def test_responses_stream_and_end(server: str) -> None:
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    with client.responses.stream(model=MODEL, input=QUESTION, max_output_tokens=40, temperature=0) as events:
+        kinds = [event.type for event in events]
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    assert kinds.count("response.output_text.delta") > 3
+
+
+def test_a_schema_is_kept_to_in_every_dialect(server: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}},
+        "required": ["city", "large"],
+        "additionalProperties": False,
+    }
+    asked = [{"role": "user", "content": "Which city is the capital of France? Answer as JSON."}]
+    base = {"model": MODEL, "messages": asked, "stream": False, "max_tokens": 60, "temperature": 0}
+    form = {"type": "json_schema", "schema": schema}
+    native = {**base, "format": schema, "options": {"temperature": 0, "num_predict": 60}}
+    answers = [
+        httpx2.post(f"{server}/api/chat", json=native, timeout=120).json()["message"]["content"],
+        httpx2.post(
+            f"{server}/v1/chat/completions",
+            json={**base, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}},
+            timeout=120,
+        ).json()["choices"][0]["message"]["content"],
+        httpx2.post(f"{server}/v1/messages", json={**base, "output_config": {"format": form}}, timeout=120).json()[
+            "content"
+        ][0]["text"],
+    ]
+    for answer in answers:
+        document = json.loads(answer)
+        assert isinstance(document["city"], str)
+        assert isinstance(document["large"], bool)
+    assert len(set(answers)) == 1, "greedy answers to the same question"

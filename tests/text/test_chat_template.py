@@ -261,3 +261,34 @@ def test_a_template_that_wants_short_ids_gets_them_the_same_for_the_same_call() 
     one, two = ChatTemplate(source).render(messages).split()
     assert one == two
     assert len(one) == 9
+
+
+ALTERNATING = (
+    "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}|{% endif %}"
+    "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}:{{ m.content }}|{% endfor %}"
+)
+
+
+def test_a_template_that_wants_turns_to_alternate_gets_what_agents_send_in_such_turns() -> None:
+    messages = [
+        Message.of(Role.SYSTEM, "A"),
+        Message.of(Role.SYSTEM, "B"),
+        Message.of(Role.USER, "hi"),
+        Message.of(Role.SYSTEM, "reminder"),
+        Message.of(Role.ASSISTANT, "yes"),
+        Message.of(Role.USER, "go on"),
+    ]
+    told = "A\n\nB|user:hi\n\n<system>\nreminder\n</system>|assistant:yes|user:go on|"
+    assert ChatTemplate(ALTERNATING).render(messages) == told
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + ALTERNATING
+    assert ChatTemplate(no_system).render(messages[1:3]) == "user:B\n\nhi|"
+    with pytest.raises(InvalidRequest, match="roles must alternate"):
+        ChatTemplate(ALTERNATING).render([Message.of(Role.ASSISTANT, "I begin"), *messages[2:3]])
+
+
+def test_a_template_that_takes_a_conversation_gets_it_as_it_is() -> None:
+    plain = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}"
+    messages = [Message.of(Role.USER, "a"), Message.of(Role.USER, "b"), Message.of(Role.SYSTEM, "c")]
+    assert ChatTemplate(plain).render(messages) == "user:a|user:b|system:c|"

@@ -5,6 +5,7 @@ Does not tokenise, and trusts nothing: a template is downloaded code (see `templ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from jinja2.exceptions import TemplateSyntaxError
 from garzone.core.chat import ImagePart, Message, ToolSpec
 from garzone.core.errors import InvalidRequest
 from garzone.text.template_sandbox import MAX_SOURCE_CHARS, TemplateLimit, TemplateSandbox, bounded
+from garzone.text.turns import plainer
 from garzone.text.vocabulary import CODESTRAL_FIM, FIM_TEXTS, PREFIX
 
 _TESTS_CONTENT_FOR_NONE: Final = re.compile(r"content(?:['\"]\])?\s+is\s+none", re.IGNORECASE)
@@ -89,7 +91,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] = {},
     ) -> str:
-        """The prompt as text.
+        """The prompt as text. A conversation that the template refuses is told it in a plainer form.
 
         Args:
             messages: the conversation, oldest first.
@@ -102,16 +104,26 @@ class ChatTemplate:
         """
         values = {
             **self._tokens,
-            "messages": [self._message(message) for message in messages],
             "tools": [_tool(tool) for tool in tools] or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **extra,
         }
         try:
-            return bounded(lambda: self._template.generate(values))
-        except _Refused as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+            return self._render(messages, values)
+        except _Refused as refusal:
+            for version in plainer(messages):
+                with contextlib.suppress(_Refused):
+                    return self._render(version, values)
+            raise InvalidRequest(f"the model's chat template refuses these messages: {refusal}") from refusal
+
+    def _render(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
+        """One attempt. Raises _Refused, InvalidRequest."""
+        given = {**values, "messages": [self._message(message) for message in messages]}
+        try:
+            return bounded(lambda: self._template.generate(given))
+        except _Refused:
+            raise
         except TemplateLimit as error:
             raise InvalidRequest(f"the chat template wants too much{_line(error)}: {error}") from error
         except RecursionError as error:
