@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.numbers import RECORDED, Number
@@ -23,6 +24,11 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 def pytest_configure() -> None:
     # A run in the background of a shell ignores Ctrl-C, and so would every process that the tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is, and nothing else.
+    hypothesis.settings.register_profile(
+        "garzone", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("garzone")
 
 
 def _sha256(path: Path) -> str:

@@ -85,8 +85,9 @@ def test_list_show_and_ps_know_the_model(server: str, world: World) -> None:
 def test_the_anthropic_client_gets_a_streamed_answer_and_its_tokens_counted_beforehand(server: str) -> None:
     client = anthropic.Anthropic(base_url=server, api_key="none", max_retries=0)
     messages: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
+    cold = {"temperature": 0}  # the package's newest release has no argument for it
     counted = client.messages.count_tokens(model=MODEL, messages=messages).input_tokens
-    with client.messages.stream(model=MODEL, messages=messages, max_tokens=40, temperature=0) as stream:
+    with client.messages.stream(model=MODEL, messages=messages, max_tokens=40, extra_body=cold) as stream:
         text = "".join(stream.text_stream)
         usage = stream.get_final_message().usage
     assert "Paris" in text

@@ -194,7 +194,6 @@ def llm_ollama(url: str) -> None:
 
         assert "ollama/scripted" in llm("models")
         _same(llm("-m", "ollama/scripted", "What is the capital of France?").strip(), CAPITAL)
-        _same(llm("-m", "ollama/scripted", "--no-stream", "What is the capital of France?").strip(), CAPITAL)
         function = f"def read_secret(path: str) -> str:\n    'Reads a file.'\n    return {SECRET!r} + path[:0]\n"
         assert f"The secret is {SECRET}." in llm(
             "-m", "ollama/scripted", "--functions", function, "What is in secret.txt?"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.core.errors import InvalidRequest
@@ -89,6 +89,7 @@ EXCHANGES = [
 
 
 @pytest.mark.parametrize("exchange_of", EXCHANGES)
+@settings(max_examples=50)
 @given(body=BODIES)
 def test_any_body_becomes_a_request_or_a_sentence(
     exchange_of: Callable[[Mapping[str, Any]], Exchange], body: dict[str, Any]
@@ -108,6 +109,7 @@ def test_any_body_becomes_a_request_or_a_sentence(
     "exchange_of",
     [ollama_embed.EmbedExchange, ollama_embed.EmbeddingsExchange, openai_embeddings.EmbeddingsExchange],
 )
+@settings(max_examples=50)
 @given(body=BODIES)
 def test_any_body_asks_for_embeddings_or_is_a_sentence(
     exchange_of: Callable[[Mapping[str, Any]], EmbedExchange], body: dict[str, Any]
