@@ -11,7 +11,7 @@ import pytest
 
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import ChosenToken, Delta, FinishReason, SamplingParams, TokenLogprob, Usage
-from garzone.server.dialects import ollama, openai, openai_completions
+from garzone.server.dialects import anthropic_stream, ollama, openai, openai_completions, openai_responses_stream
 from tests.realclients.model import CAPITAL, ScriptedModel, vector_of
 from tests.realclients.server import app_of
 from tests.server.conftest import app_of as plain_app_of
@@ -198,3 +198,19 @@ def test_every_answer_has_an_id_of_its_own_in_its_headers(url: str) -> None:
     ids.append(post(url, "/v1/chat/completions", {**body, "model": "nope"}).headers["x-request-id"])
     ids.append(post(url, "/v1/messages", {**body, "max_tokens": 5}).headers["request-id"])
     assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    ("choice", "forced"), [("auto", False), ("none", False), ("required", True), ({"function": {"name": "f"}}, True)]
+)
+def test_tool_choice_can_force_a_call_in_every_dialect(choice: Any, forced: bool) -> None:
+    function = {"name": "f", "parameters": {"type": "object"}}
+    chat = {"model": "m", "messages": HI, "tools": [{"type": "function", "function": function}], "tool_choice": choice}
+    assert openai.ChatExchange(chat).to_request(SamplingParams()).must_call is forced
+    responses = {"model": "m", "input": "x", "tools": [{"type": "function", **function}], "tool_choice": choice}
+    assert openai_responses_stream.ResponseExchange(responses).to_request(SamplingParams()).must_call is forced
+    words: dict[str, Any] = {"required": {"type": "any"}, "auto": {"type": "auto"}, "none": {"type": "none"}}
+    tool_choice = words[choice] if isinstance(choice, str) else {"type": "tool", "name": "f"}
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    messages = {"model": "m", "messages": HI, "tools": tools, "tool_choice": tool_choice}
+    assert anthropic_stream.MessagesExchange(messages).to_request(SamplingParams()).must_call is forced

@@ -81,6 +81,7 @@ class GenerateRequest:
     `draft` allows guessing several tokens ahead and checking them at once, which changes speed but no answer;
     `prediction` is text that the answer will largely repeat (the file that is being edited), to guess from.
     `logprobs` asks for the log probability of each token and of so many alternatives; None for none of it.
+    `must_call` makes the answer a call of one of `tools`, with arguments that match its schema.
     `shift` lets an answer that fills the context go on by forgetting the oldest rows; False ends it with LENGTH.
     """
 
@@ -104,6 +105,7 @@ class GenerateRequest:
     prediction: str | None = None
     logprobs: int | None = None
     shift: bool = False
+    must_call: bool = False
 
     @property
     def load_only(self) -> bool:

@@ -17,7 +17,8 @@ from garzone.core.generation import GenerateRequest, ModelDetails
 from garzone.core.ports import ModelStore
 from garzone.runner.model import FillIn, Template, Tokenizer, fill_in_of
 from garzone.runner.rendering import render
-from garzone.runner.support import is_go_template, with_model_defaults
+from garzone.runner.support import with_model_defaults
+from garzone.text.chat_template import ChatTemplate, is_go_template
 
 MAX_READERS: Final = 2  # tens of megabytes each
 
@@ -65,7 +66,6 @@ class TemplateCounter:
 
 def _read(details: ModelDetails) -> Reader:
     from garzone.engine.gguf import read_metadata  # noqa: PLC0415  only who counts pays for the import
-    from garzone.text.chat_template import ChatTemplate  # noqa: PLC0415
     from garzone.text.tokenizer import Tokenizer as TextTokenizer  # noqa: PLC0415
 
     metadata = read_metadata(Path(details.path))
@@ -82,6 +82,6 @@ def _read(details: ModelDetails) -> Reader:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
     given = "" if is_go_template(details.template) else details.template
-    source = metadata.get("tokenizer.chat_template") or given
+    source = given or metadata.get("tokenizer.chat_template")
     template = compile_template(source) if source else None
     return Reader(tokenizer, template, compile_template, fill_in_of(tokenizer.vocabulary))

@@ -5,11 +5,13 @@ Pure. What it cannot do yet is said, never silently left out.
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from garzone.core.chat import ImagePart, Message, Role
+from garzone.core.chat import ImagePart, Message, Role, ToolSpec
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, ModelDetails
 from garzone.runner.protocol import Generate
@@ -73,10 +75,32 @@ def parser_for(request: GenerateRequest, details: ModelDetails, *, thinking_open
     return parser_of(request.tools, format_of_template(details.template), tags, id_prefix=id_prefix)
 
 
+def calls_schema(tools: Sequence[ToolSpec]) -> dict[str, Any]:
+    """What a call of one of the tools looks like as JSON, which `StreamParser` reads as one in all formats.
+
+    A schema that refers to parts of itself would mean something else inside another; its arguments are any object.
+    """
+    calls: list[dict[str, Any]] = []
+    for tool in tools:
+        own = dict(tool.parameters) if tool.parameters and "$ref" not in json.dumps(dict(tool.parameters)) else {}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": {"type": "object", **own}},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
 def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> GenerateRequest:
     """The request with the model's own system prompt, unless it has one; a model that can think does, unless told."""
     if request.think is None and "thinking" in details.capabilities:
         request = replace(request, think=True)
+    free = request.output_schema is None and request.grammar is None
+    if request.must_call and request.tools and free and format_of_template(details.template) is not HARMONY:
+        request = replace(request, output_schema=calls_schema(request.tools))
     if details.messages and request.messages and not request.raw:
         request = replace(request, messages=_after_examples(details.messages, request.messages))
     if details.system and not request.raw:

@@ -118,6 +118,7 @@ class Asked:
             model=asked.model,
             messages=(*_system(asked.system), *_messages(asked.messages)),
             tools=_tools(asked.tools, asked.tool_choice),
+            must_call=bool(asked.tools) and asked.tool_choice.type in ("any", "tool"),
             sampling=_sampling(asked, defaults),
             think=_think(asked),
             truncate=False,

@@ -105,6 +105,13 @@ def tools_of(tools: Sequence[Tool], choice: str | Mapping[str, Any]) -> tuple[To
     return chosen_tools(specs, choice)
 
 
+def must_call(choice: str | Mapping[str, Any]) -> bool:
+    """Whether `tool_choice` wants a call and nothing else."""
+    if isinstance(choice, Mapping):
+        return choice.get("type", "function") in ("function", "custom")  # not a list of allowed ones, nor web search
+    return choice == "required"
+
+
 def chosen_tools(specs: Sequence[ToolSpec], choice: str | Mapping[str, Any]) -> tuple[ToolSpec, ...]:
     """What `tool_choice` leaves of the tools."""
     if choice == "none":

@@ -17,7 +17,7 @@ from pydantic import Field
 from garzone.core.chat import Message, Role, TextPart, ToolCall, ToolSpec
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, SamplingParams
-from garzone.server.dialects.openai_common import Part, ResponseFormat, chosen_tools, parts_of
+from garzone.server.dialects.openai_common import Part, ResponseFormat, chosen_tools, must_call, parts_of
 from garzone.server.dialects.wire import Json, Wire, arguments_of, clamped_top_logprobs, think_of, validate
 
 _CALLS: Final = ("function_call", "custom_tool_call", "local_shell_call")
@@ -142,6 +142,7 @@ class Asked:
             model=asked.model,
             messages=(*instructions, *_messages(items)),
             tools=chosen_tools([tool.spec for tool in self.tools.values()], asked.tool_choice),
+            must_call=bool(self.tools) and must_call(asked.tool_choice),
             sampling=replace(
                 defaults,
                 temperature=1.0 if asked.temperature is None else asked.temperature,
