@@ -127,7 +127,7 @@ def test_cve_2024_39719_nobody_learns_which_files_there_are(url: str, secret: Pa
         if route in ("/api/pull", "/api/delete"):
             body["model"] = str(path)
         answer = HTTP.request("DELETE" if route.endswith("delete") else "POST", url + route, json=body)
-        return answer.status_code, answer.text.replace(str(path), "PATH")
+        return answer.status_code, re.sub(r"'/[^']*'", "PATH", answer.text)  # long ones are cut in messages
 
     there, missing, folder = ask(secret), ask(tmp_path / "etc" / "nothing"), ask(tmp_path / "etc")
     assert there[0] >= 400
