@@ -190,19 +190,21 @@ class GGUFFile:
         info = self.tensors.get(name)
         if info is None:
             raise GGUFError(f"{self.path}: has no tensor {name!r}")
-        self._let_go_of_pages()
+        if self._latest is not None:
+            self.let_go(self._latest.name)
         self._latest = info
         return np.frombuffer(self._mapped, np.uint8, info.num_bytes, info.offset)
 
-    def _let_go_of_pages(self) -> None:
-        """Give back the memory of the tensor read before: while loading, a model must not be in memory twice.
+    def let_go(self, name: str) -> None:
+        """Give back the memory that reading a tensor took: while loading, a model must not be in memory twice.
 
-        Pages of a view that is still used come back from the system's file cache.
+        `data` does so for the tensor read before. Pages of a view that is still used come back from the system's file
+        cache.
         """
-        if self._mapped is None or self._latest is None or not hasattr(self._mapped, "madvise"):
-            return
-        first = self._latest.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        self._mapped.madvise(mmap.MADV_DONTNEED, first, self._latest.offset + self._latest.num_bytes - first)
+        info = self.tensors[name]
+        if self._mapped is not None and hasattr(self._mapped, "madvise"):
+            first = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_DONTNEED, first, info.offset + info.num_bytes - first)
 
     def close(self) -> None:
         """Let go of the file. Views handed out by `data` stay valid; the mapping goes when the last of them does."""

@@ -68,7 +68,9 @@ class WeightDirectory:
                 f"{self._file.path}: tensor {name!r} holds weights that are not finite; the file is damaged, "
                 "fetch it again"
             )
-        return Matrix(name, info.ggml_type, rows, columns, partial(self._file.data, name))
+        return Matrix(
+            name, info.ggml_type, rows, columns, partial(self._file.data, name), partial(self._file.let_go, name)
+        )
 
     def vector(self, name: str, size: int) -> np.ndarray:
         """A vector as float32.

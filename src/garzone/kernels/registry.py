@@ -42,15 +42,23 @@ class RopePairs(Enum):
     HALVES = "halves"
 
 
+def _keep() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """A weight matrix as the file has it. `read` gives the packed bytes, row after row, without copying."""
+    """A weight matrix as the file has it. `read` gives the packed bytes, row after row, without copying.
+
+    `let_go` gives back the memory that reading them has taken so far; they can still be read.
+    """
 
     name: str
     ggml_type: GGMLType
     rows: int
     columns: int
     read: Callable[[], np.ndarray]
+    let_go: Callable[[], None] = _keep
 
 
 @dataclass(frozen=True)

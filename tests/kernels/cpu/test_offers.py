@@ -247,3 +247,22 @@ def test_trampolines_jump_where_they_are_told() -> None:
     assert arm[:4].hex() == "220080d2"  # movz x2, #1
     with pytest.raises(DeviceUnavailable, match="riscv64"):
         machine_code(0, 0, {}, "riscv64")
+
+
+def test_a_matrix_is_packed_piece_by_piece_and_its_file_pages_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    raw = random_matrix(GGMLType.Q4_K, 100, 512, rng)
+    pieces: list[int] = []
+    x = np.zeros((CHUNK, 512), np.float32)
+    x[0] = rng.standard_normal(512)
+    outs: list[np.ndarray] = []
+    for at_once in (1 << 20, 3 * 16 * raw.strides[0]):
+        monkeypatch.setattr(cpu, "_PACKED_AT_ONCE", at_once)
+        matrix = Matrix("m", GGMLType.Q4_K, 100, 512, lambda: raw.reshape(-1), lambda: pieces.append(1))
+        linear = Registry(cpu.OFFERS).build(LinearSpec((matrix,)), _place())
+        start, count = variables(NUM_CTX, CHUNK)
+        tokens = Tensor.zeros(CHUNK, dtype=dtypes.int32, device="CPU").contiguous().realize()
+        step = Step(CHUNK, tokens, start.bind(0), count.bind(1))
+        outs.append(linear(Tensor(x, device="CPU").realize(), step).numpy()[0])
+    assert len(pieces) == 1 + 3
+    assert np.array_equal(outs[0], outs[1])

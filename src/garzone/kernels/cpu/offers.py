@@ -49,6 +49,7 @@ from garzone.kernels.registry import (
 _log = logging.getLogger(__name__)
 
 RANK: Final = 100  # above anything portable
+_PACKED_AT_ONCE: Final = 64 << 20  # bytes of a matrix, so that a large one is not in memory twice
 LANES: Final = 16  # positions, rows and head elements come in sixteens (csrc/lanes.h)
 
 
@@ -116,7 +117,13 @@ class Model:
         raw = np.ascontiguousarray(matrix.read().reshape(matrix.rows, -1)).view(np.uint8)
         pointers = raw.ctypes.data + np.arange(matrix.rows, dtype=np.uint64) * np.uint64(raw.strides[0])
         packed = self.take(kernels.packed_bytes(matrix.rows, matrix.columns))
-        damaged = kernels.pack(self.threads.address, packed, pointers.ctypes.data, matrix.rows, matrix.columns)
+        at_once = max(_PACKED_AT_ONCE // raw.strides[0] // LANES, 1) * LANES
+        damaged = 0
+        for first in range(0, matrix.rows, at_once):
+            count = min(at_once, matrix.rows - first)
+            to = packed + kernels.packed_bytes(first, matrix.columns)
+            damaged += kernels.pack(self.threads.address, to, pointers[first:].ctypes.data, count, matrix.columns)
+            matrix.let_go()
         if damaged:
             raise GGUFError(
                 f"tensor {matrix.name!r}: holds weights that are not finite; the file is damaged, fetch it again"
