@@ -120,6 +120,11 @@ class ModelRunner:
         return cls(config, decoder, place, registry, num_slots)
 
     @property
+    def _cache_itemsize(self) -> int:
+        """Bytes of a cached number; a cache's tensors may hold two of them to an element."""
+        return 4 if self._decoder.plan.attention.exact_cache else 2
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of weights, tables and cache on the device."""
         return self._place.memory_bytes
@@ -133,7 +138,7 @@ class ModelRunner:
     def row_bytes(self) -> int:
         """Bytes of one row in `read_rows`."""
         layers, _ = self._cache.locate(0)
-        return len(layers) * 2 * self.config.num_kv_heads * self.config.head_dim * layers[0][0].dtype.itemsize
+        return len(layers) * 2 * self.config.num_kv_heads * self.config.head_dim * self._cache_itemsize
 
     @property
     def num_valid(self) -> int:
@@ -233,7 +238,7 @@ class ModelRunner:
         self._cache.check(slot, start, count)
         layers, index = self._cache.locate(slot)
         shape = (len(layers), count, 2, self.config.num_kv_heads, self.config.head_dim)
-        itemsize = layers[0][0].dtype.itemsize
+        itemsize = self._cache_itemsize
         if len(data) != int(np.prod(shape)) * itemsize:
             raise ValueError(f"{len(data)} bytes are not {count} rows of this model")
         rows = np.frombuffer(data, np.float16 if itemsize == 2 else np.float32).reshape(shape)

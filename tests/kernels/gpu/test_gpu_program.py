@@ -110,6 +110,11 @@ def test_a_model_gives_what_the_portable_implementation_gives(tmp_path: Path, mo
     assert can_batch(runner.implementations)
     for position, want in enumerate(expected(path)[:2]):
         assert_same(runner.decode(TOKENS[position], position, slot=1), want)
+    kept = runner.read_rows(1, 0, 2)
+    runner.write_rows(0, 0, 2, kept)
+    assert runner.read_rows(0, 0, 2) == kept
+    runner.copy_rows(0, 1, 1)
+    assert runner.read_rows(1, 0, 1) == runner.read_rows(0, 0, 1)
 
 
 @pytest.mark.slow
