@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from garzone.agent.changes import FileEdit
 from garzone.agent.context import CodeBase, choose_targets, failing_tests, trimmed_output
 from garzone.agent.definitions import definitions_used
 from garzone.agent.evidence import Evidence, Failure
 from garzone.agent.prompts import fenced
+from garzone.agent.proof import new_powers
 from garzone.agent.target import functions, is_protected, is_test, parse
 from garzone.core.errors import RepositoryError
 
@@ -183,3 +185,13 @@ def test_the_comment_above_a_function_is_shown_with_it() -> None:
     target = choose_targets(code, ["a.py"], Evidence(), "", instruction="")[0]
     assert target.shown == "# Says f.\n# Twice.\ndef f():\n    return 1\n"
     assert target.code == "def f():\n    return 1\n"
+
+
+def test_tests_of_other_languages_are_known_and_not_rewritten() -> None:
+    assert is_test("PagesTest.java") and is_test("src/test/java/Pages.java") and not is_test("Contest.java")
+    rust = "pub fn f() -> i64 {\n    1\n}\n\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() {}\n}\n"
+    code = code_base({"src/lib.rs": rust})
+    assert [span.qualname for span in code.spans("src/lib.rs")] == ["f"]
+    changed = FileEdit("src/lib.rs", rust, rust.replace("fn t() {}", "fn u() {}"), b"")
+    assert any("tests in the same file" in what for what in new_powers(changed))
+    assert new_powers(FileEdit("src/lib.rs", rust, rust.replace("    1", "    2"), b"")) == []

@@ -141,7 +141,10 @@ class CodeBase:
             return functions(tree) if tree else []
         if path not in self._spans:
             source = self.source(path) if is_source(path) else None
-            self._spans[path] = spans_of(path, source.text) if source else []
+            spans = spans_of(path, source.text) if source else []
+            # Rust keeps unit tests beside the code; they are not what a task rewrites
+            inline = ("tests.", "test.") if path.endswith(".rs") else ()
+            self._spans[path] = [span for span in spans if not span.qualname.startswith(inline)]
         return self._spans[path]
 
     def resolve(self, place: str) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import tree_sitter as ts
 
+from garzone.agent.holes import trapped_function
 from garzone.agent.syntax import definitions, num_errors, root_of, text_of, walk
 from garzone.agent.target import Function, Span, is_python, parse
 
@@ -49,6 +50,9 @@ def mutants_of(path: str, text: str, spans: Sequence[Span] = (), limit: int = MA
         limit: at most so many, spread over the code.
     """
     found = list(_python(text, spans) if is_python(path) else _others(path, text, spans))
+    if not found and not is_python(path):  # nothing but calls: at least that they happen must be noticed
+        sprung = [(d.span, trapped_function(path, text, d.span)) for d in definitions(path, text)]
+        found = [Mutant(t, s.def_line, "the body left out") for s, t in sprung if t and (not spans or s in spans)]
     unique = list({mutant.text: mutant for mutant in found if mutant.text != text}.values())
     if len(unique) <= limit:
         return unique

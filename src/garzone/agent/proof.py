@@ -61,7 +61,16 @@ class Trial:
 
 def new_powers(edit: FileEdit) -> list[str]:
     """What a change newly can do, as phrases (`vet.py`)."""
-    return [f"the change {what}" for what in objections(edit.path, edit.before, edit.after)]
+    found = [f"the change {what}" for what in objections(edit.path, edit.before, edit.after)]
+    if edit.path.endswith(".rs") and _inline_tests(edit.before) != _inline_tests(edit.after):
+        found.append("the change touches the tests in the same file")
+    return found
+
+
+def _inline_tests(text: str) -> str:
+    """The part of a Rust file from its first unit test on."""
+    first = re.search(r"#\[(?:cfg\(test\)|test)\]", text)
+    return text[first.start() :].strip() if first else ""
 
 
 async def check_as_it_is(stage: Stage, check: str) -> Run:

@@ -75,6 +75,7 @@ def is_test(path: str) -> bool:
         name.startswith(("test_", "tests_"))
         or name in ("conftest.py", "tests.py", "test.py")
         or parts.stem.endswith(("_test", "_tests", ".test", ".spec", "-test"))
+        or (parts.suffix == ".java" and parts.stem.endswith(("Test", "Tests", "IT")))
         or any(part in ("tests", "test", "__tests__", "spec", "testing") for part in parts.parts[:-1])
     )
 
