@@ -116,7 +116,8 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
         found.append(("what became of them", ", ".join(f"{n} {what}" for what, n in summary.outcomes.items())))
     if mode != "alone":
         found.append(("check, ms a candidate (median)", f"{summary.median_check_ms:.0f}"))
-        if mode != "saboteur":
+        # candidates at the same time share their time, so that nothing can be told apart
+        if mode != "saboteur" and summary.settings.parallel == 1:
             found.append(("overhead, ms a candidate (median)", f"{summary.median_overhead_ms:.0f}"))
     if summary.errors:
         found.append(("tasks that ended with an error", str(summary.errors)))
