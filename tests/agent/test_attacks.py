@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from garzone.agent.events import CandidateJudged
-from garzone.agent.evidence import Evidence, contradictions, parse_evidence, suspicions
+from garzone.agent.evidence import Evidence, contradictions, parse_evidence, suspicions, too_few_inputs
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
 from garzone.core.ports import Sandbox
@@ -243,3 +243,16 @@ def test_what_is_suspicious_depends_on_what_was_there() -> None:
         suspicions(seen, "open('x')\ndef f():\n    return lambda: 0\nclass A:\n    def __eq__(s, o): return 1\n") == []
     )
     assert suspicions(seen, "x = 1\n", seen.seen) == []
+
+
+def test_code_written_anew_wants_more_than_two_inputs() -> None:
+    def seen(**inputs: int) -> Evidence:
+        lines = {f"input {name}_{number + 1}" for name, count in inputs.items() for number in range(count)}
+        return Evidence(watched=True, seen=frozenset(lines))
+
+    assert "f on 2 inputs only" in too_few_inputs(seen(f=2), "")[0]
+    assert too_few_inputs(seen(f=3), "") == []
+    assert too_few_inputs(seen(f=1), "def f(x):\n    return x\n") == []
+    assert too_few_inputs(seen(f=1), "def f(x):\n    'Says what.'\n    ...\n")
+    assert too_few_inputs(seen(), "") == []
+    assert suspicions(seen(f=2), "") == []

@@ -16,7 +16,7 @@ from garzone.testing import ScriptedGenerator
 from tests.agent.repositories import CHECK, block, fix_task, git, make_repository
 
 TEST = "from stack import Stack\n\n\ndef test_stack():\n    s = Stack()\n    s.push(1)\n    s.push(2)\n"
-TEST += "    assert s.pop() == 2\n"
+TEST += "    s.push(3)\n    assert s.pop() == 3\n    assert s.pop() == 2\n"
 RIGHT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
 RIGHT += "        self.items.append(item)\n\n    def pop(self):\n        return self.items.pop()\n"
 WRONG = RIGHT.replace("pop()\n", "pop(0)\n")
@@ -74,7 +74,8 @@ async def test_without_a_check_tests_are_written_first_and_prove_nothing(tmp_pat
 async def test_a_function_is_put_into_a_file_that_is_there(tmp_path: Path, box: Sandbox) -> None:
     files = {
         "calc.py": "def add(a, b):\n    return a + b\n",
-        "test_calc.py": "from calc import sub\n\n\ndef test_sub():\n    assert sub(3, 1) == 2\n",
+        "test_calc.py": "from calc import sub\n\n\ndef test_sub():\n"
+        "    assert [sub(3, 1), sub(0, 4), sub(5, 5)] == [2, -4, 0]\n",
     }
     repo = make_repository(tmp_path / "r", files)
     answer = block(files["calc.py"] + "\n\ndef sub(a, b):\n    return a - b\n")
@@ -82,6 +83,15 @@ async def test_a_function_is_put_into_a_file_that_is_there(tmp_path: Path, box: 
     report = await run_task(task, ScriptedGenerator([block("def sub(a, b):\n    return a - b\n"), answer]), box)
     assert report.verdict is Verdict.PROVED, report
     assert report.num_malformed == 1  # the first answer left out add
+
+
+async def test_one_example_does_not_prove_what_was_written_for_it(tmp_path: Path, box: Sandbox) -> None:
+    files = {"test_calc.py": "from calc import sub\n\n\ndef test_sub():\n    assert sub(3, 1) == 2\n"}
+    repo = make_repository(tmp_path / "r", files)
+    task = implement_task(repo, instruction="Write sub(a, b)", files=("calc.py",), num_candidates=1)
+    report = await run_task(task, ScriptedGenerator([block("def sub(a, b):\n    return 2\n")]), box)
+    assert report.verdict is Verdict.UNPROVED, report
+    assert "one input only" in report.summary
 
 
 async def test_a_place_outside_or_in_git_is_refused(tmp_path: Path, box: Sandbox) -> None:

@@ -29,6 +29,7 @@ from tests.e2e.conftest import MODEL, World
 
 LITELLM = Path(__file__).parents[2] / ".venv" / "litellm" / "bin" / "litellm"
 NUM_TASKS = 20
+KEY = "sk-only-for-this-test"
 
 pytestmark = pytest.mark.litellm
 
@@ -81,7 +82,8 @@ def _configuration(ports: list[int]) -> str:
         for port in ports
     ]  # fmt: skip
     router = {"routing_strategy": "least-busy", "num_retries": 4, "allowed_fails": 1, "cooldown_time": 20}
-    return json.dumps({"model_list": models, "router_settings": router})  # JSON is YAML
+    general = {"master_key": KEY}  # it does not start without one
+    return json.dumps({"model_list": models, "router_settings": router, "general_settings": general})  # JSON is YAML
 
 
 @pytest.mark.timeout(1500)
@@ -122,7 +124,9 @@ async def test_nothing_is_lost_when_one_of_two_servers_behind_a_proxy_dies(world
 
 
 def _settings(world: World) -> Settings:
-    return load({"GARZONE_HOME": str(world.home / "litellm"), "OLLAMA_MODELS": str(world.models)})
+    return load(
+        {"GARZONE_HOME": str(world.home / "litellm"), "OLLAMA_MODELS": str(world.models), "GARZONE_BACKEND_KEY": KEY}
+    )
 
 
 async def _delegate_all(world: World, tmp_path: Path, url: str, listener: Callable[[Event], None]) -> list[Report]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import trimmed_output
-from garzone.agent.evidence import contradictions, suspicions
+from garzone.agent.evidence import contradictions, suspicions, too_few_inputs
 from garzone.agent.stage import Run, Stage
 from garzone.agent.target import is_protected, is_python
 from garzone.agent.vet import objections
@@ -85,7 +85,14 @@ async def check_as_it_is(stage: Stage, check: str) -> Run:
 
 
 async def check_draft(
-    stage: Stage, check: str, draft: Draft, before: Run, *, powers: Objections = new_powers, quick: str | None = None
+    stage: Stage,
+    check: str,
+    draft: Draft,
+    before: Run,
+    *,
+    powers: Objections = new_powers,
+    quick: str | None = None,
+    is_new: bool = False,
 ) -> tuple[Run, Trial]:
     """The check with a draft's edits, and what that shows.
 
@@ -96,6 +103,7 @@ async def check_draft(
         before: the run of the same command on the code as it is.
         powers: what stands against an edit whatever the run says.
         quick: the same check for the tests that failed only; where it fails, the whole is not run.
+        is_new: the draft writes functions that did nothing before, so the check must try them on several inputs.
     """
     if quick is not None:
         run = await stage.run(quick, draft.contents)
@@ -104,11 +112,11 @@ async def check_draft(
     run = await stage.run(check, draft.contents)
     trial = judge_run(stage, check, draft, before, run, powers=powers)
     if trial.proved and run.evidence.present:
-        trial = await watched(stage, check, draft, trial)
+        trial = await watched(stage, check, draft, trial, is_new=is_new)
     return run, trial
 
 
-async def watched(stage: Stage, check: str, draft: Draft, trial: Trial) -> Trial:
+async def watched(stage: Stage, check: str, draft: Draft, trial: Trial, *, is_new: bool = False) -> Trial:
     """Run a check that passed a second time, with changed Python under observation; the trial with what that showed.
 
     The second run is a proof of its own: what passes by chance seldom does so twice.
@@ -127,6 +135,8 @@ async def watched(stage: Stage, check: str, draft: Draft, trial: Trial) -> Trial
     if found:
         usual = await stage.run(check, wall_s=WATCH_FACTOR * stage.wall_s, watched=paths)
         found = suspicions(run.evidence, before, usual.evidence.seen)
+    if is_new:
+        found += too_few_inputs(run.evidence, before)
     return trial.doubted(*found)
 
 

@@ -193,7 +193,7 @@ class Implement(Job):
         stage = self.setting.stage
         if self._by_check:
             assert self.before is not None
-            _, trial = await check_draft(stage, self.check, draft, self.before)
+            _, trial = await check_draft(stage, self.check, draft, self.before, is_new=True)
             if any(is_protected(edit.path) and not edit.is_new for edit in draft.edits):
                 return trial.doubted("it changes what the check means")
             return trial

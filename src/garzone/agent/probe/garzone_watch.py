@@ -16,6 +16,7 @@ import sys
 
 # what deciding looks like in the bytecode of whoever asks: the prefixes of opcode names from 3.8 to 3.14
 _OPERATORS = ("COMPARE_", "CONTAINS_", "UNARY_", "BINARY_", "INPLACE_", "POP_JUMP", "JUMP_IF", "TO_BOOL", "IS_OP")
+_INPUTS = 8
 _GENERATOR = 0x20 | 0x80 | 0x200  # CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: being iterated is what they are for
 _EVENTS = frozenset(
     "exec compile open os.chmod os.chown os.exec os.fork os.forkpty os.kill os.killpg os.link os.listdir os.mkdir "
@@ -45,11 +46,13 @@ def install(descriptor_of, changed):
     """
     import dis
     import threading
+    from marshal import dumps
 
     files = frozenset(os.path.realpath(path) for path in changed) | frozenset(changed)
     write, close, getframe, opnames = os.write, os.close, sys._getframe, tuple(dis.opname)
     setprofile, Code, profiling = sys.setprofile, type(install.__code__), []
     seen, asking, ident = set(), set(), threading.get_ident
+    inputs = {}
     inside = {}  # code object -> whether it is of a changed file; asking the name each time would be slow
 
     def is_changed(code):
@@ -84,17 +87,40 @@ def install(descriptor_of, changed):
             code = frame.f_code
             if is_changed(code):
                 caller = frame.f_back
-                if caller is None or code.co_flags & _GENERATOR or is_changed(caller.f_code):
+                if caller is None or is_changed(caller.f_code):
                     return
                 name = getattr(code, "co_qualname", code.co_name)
+                if not code.co_name.startswith("__") and "<" not in code.co_name:
+                    note_input(name, code, frame)
                 # `abs(x)` and `float(x)` enter a method of x although the caller calls something else
                 dunder = code.co_name.startswith("__") and code.co_name not in ("__init__", "__new__", "__post_init__")
-                if by_operator(caller) or dunder:
+                if (by_operator(caller) or dunder) and not code.co_flags & _GENERATOR:
                     say("decides", name)
         elif event == "c_call" and is_changed(frame.f_code):
             name, module = getattr(arg, "__name__", ""), getattr(arg, "__module__", None)
             if name not in _QUIET and (module in _MODULES or (module == "builtins" and name in _BUILTINS)):
                 say("calls", "%s.%s" % (module, name))
+
+    def note_input(name, code, frame):
+        """One line for each different input of a function, up to a few: what was tried once proves little."""
+        known = inputs.setdefault(name, set())
+        if len(known) >= _INPUTS:
+            return
+        thread = ident()
+        asking.add(thread)
+        try:
+            given = [
+                frame.f_locals.get(each) for each in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 2]
+            ]
+            try:
+                key = hash(dumps(given))
+            except ValueError:
+                key = len(known)  # not plain values: each call counts
+        finally:
+            asking.discard(thread)
+        if key not in known:
+            known.add(key)
+            say("input", "%s_%d" % (name, len(known)))
 
     def audit(event, arguments):
         if event not in _EVENTS:
