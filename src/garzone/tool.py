@@ -45,7 +45,7 @@ def input_schema() -> dict[str, Any]:
                 "items": {"type": "string"},
                 "description": "Files it is about, relative to cwd",
             },
-            "check": {"type": "string", "description": "Shell command that fails now and passes when done"},
+            "check": {"type": "string", "description": "Shell command that passes when done (fix: fails now)"},
             "cwd": {"type": "string", "description": "The git repository"},
         },
         "required": ["kind", "task"],

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.integrations.json5 import JSON5Error, find, parse, with_item, with_member, without
@@ -39,6 +39,7 @@ def test_everything_json5_allows_is_read() -> None:
     assert parse("[+1, -Infinity, 'a\\\nb', \"\\u00e9\\x41\\'\", null,]").value == [1, float("-inf"), "ab", "éA'", None]
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_json_is_json5(value: Any) -> None:
     assert parse(json.dumps(value)).value == value
@@ -53,6 +54,7 @@ def test_what_is_no_json5_is_refused_with_the_line(text: str) -> None:
         parse(text)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "ü"]), VALUES, max_size=3), PATHS, VALUES, st.sampled_from([None, 2]))
 def test_a_member_that_was_put_in_is_there_and_all_else_as_before(
     document: dict[str, Any], path: tuple[str, ...], value: Any, indent: int | None

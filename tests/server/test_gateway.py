@@ -14,7 +14,7 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.core.errors import UsageError
@@ -293,6 +293,7 @@ def test_where_a_request_goes(document: dict[str, Any], place: Place) -> None:
     assert GatewayRules("m").place(document, len(json.dumps(document))) is place
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.text() | st.lists(st.integers()), max_size=5)
 )
