@@ -26,6 +26,7 @@ from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.cpu.program import Program as CpuProgram
 from garzone.kernels.cpu.traffic import Traffic
+from garzone.kernels.gpu.heads import Attention as GpuAttention
 from garzone.kernels.gpu.offers import can_batch
 from garzone.kernels.gpu.program import Program as GpuProgram
 from garzone.kernels.gpu.program import new_caches as new_gpu_caches
@@ -121,8 +122,10 @@ class ModelRunner:
 
     @property
     def _cache_itemsize(self) -> int:
-        """Bytes of a cached number; a cache's tensors may hold two of them to an element."""
-        return 4 if self._decoder.plan.attention.exact_cache else 2
+        """Bytes of a cached number."""
+        # The GPU kernels keep two to an element.
+        is_packed = isinstance(self._decoder.attention, GpuAttention)
+        return 2 if is_packed else self._cache.banks[0][0][0].dtype.itemsize
 
     @property
     def memory_bytes(self) -> int:
