@@ -209,6 +209,26 @@ def test_whoever_watches_can_end_it(tmp_path: Path, web: Web) -> None:
     assert blobs.path(LAYER.digest).read_bytes() == BODY
 
 
+def test_calling_off_does_not_wait_for_a_silent_server_and_frees_the_file(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "STALL_S", 30.0)
+    resource = web.resources["/blob"]
+    resource.gate, resource.gate_after = threading.Event(), 30_000
+    blobs = Blobs(tmp_path)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if len(requested(web)) >= ranges.NUM_STREAMS:  # all of them wait for the server now
+            raise KeyboardInterrupt
+
+    with Transfer() as client, pytest.raises(KeyboardInterrupt):
+        pull_blob(LAYER, web.url + "/blob", blobs, client, stop)
+    started = time.monotonic()
+    with blobs.open_partial(blobs.path(LAYER.digest).name):
+        assert time.monotonic() - started < 5, "nobody holds it any more"
+    resource.gate.set()
+
+
 PROGRAM = """
 import sys
 from pathlib import Path

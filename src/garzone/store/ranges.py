@@ -7,8 +7,10 @@ the file. Does not decide what is worth it, and believes nothing about the bytes
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import socket
 import ssl
 import struct
 import threading
@@ -56,8 +58,9 @@ class RangeFailed(Exception):
 Locate = Callable[[], Source]
 """Asks the origin where the file is now. Raises what should end the download."""
 
-GiveUp = Callable[[int, RangeFailed], None]
-"""Called with the number of failures in a row of one range: waits, or raises what should end the download."""
+GiveUp = Callable[[int, RangeFailed, Callable[[float], object]], None]
+"""Called with the number of failures in a row of one range: pauses by the function it is given, or raises what should
+end the download."""
 
 
 def behind_proxy(url: str) -> bool:
@@ -133,6 +136,7 @@ class RangedDownload:
         self._lock = threading.Lock()
         self._moved = threading.Condition()
         self._stopped = threading.Event()
+        self._connections: list[_Connection] = []
         self._error: BaseException | None = None
         self._num_users = 1  # of the file: the one that calls `run`, and the threads
 
@@ -157,8 +161,10 @@ class RangedDownload:
                 thread.join()
         except BaseException as error:
             self._stopped.set()
+            for connection in self._connections:
+                connection.abort()
             deadline = time.monotonic() + _JOIN_S
-            for thread in threads:  # one that waits for a silent server ends by itself, and keeps the lock until then
+            for thread in threads:  # one that is still connecting ends by itself, and keeps the lock until then
                 thread.join(max(0.0, deadline - time.monotonic()))
             if isinstance(error, RangesRefused):
                 os.ftruncate(self._partial.fileno(), self._ledger.front())
@@ -186,6 +192,7 @@ class RangedDownload:
 
     def _work(self) -> None:
         connection = _Connection(self._context)
+        self._connections.append(connection)
         buffer = memoryview(bytearray(READ_BYTES))
         try:
             while not self._stopped.is_set():
@@ -222,7 +229,7 @@ class RangedDownload:
                 connection.close()
                 failed = error if isinstance(error, RangeFailed) else RangeFailed(_reason(error))
                 failures = 1 if ledger.counts[index] > before else failures + 1
-                self._give_up(failures, failed)
+                self._give_up(failures, failed, self._stopped.wait)
                 if failed.status in (401, 403, 404, 410):  # a signed address has run out: ask for a new one
                     self._relocate(source)
             finally:
@@ -297,6 +304,14 @@ class _Connection:
         except (http.client.BadStatusLine, BrokenPipeError, ConnectionResetError):
             self.close()  # it had been kept too long; the caller tries again
             raise
+
+    def abort(self) -> None:
+        """End what another thread waits for."""
+        client = self._client
+        sock = client.sock if client is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         client, self._client = self._client, None

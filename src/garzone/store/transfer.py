@@ -5,6 +5,7 @@ Does not know what is fetched, and believes nothing about it: digests are checke
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -150,7 +151,7 @@ class Transfer:
             # Made here: whoever calls may have changed what certificates are trusted.
             context = httpx2.create_ssl_context() if url.startswith("https:") else None
             ranged = RangedDownload(
-                partial, size, lambda: self._locate(url, size), lambda n, e: self._give_up(url, n, e), context=context
+                partial, size, lambda: self._locate(url, size), functools.partial(self._give_up, url), context=context
             )
             ranged.run(progress or _no_report)
         except RangesRefused:
@@ -176,10 +177,10 @@ class Transfer:
                 failures += 1
                 self._wait(url, failures, error)
 
-    def _give_up(self, url: str, failures: int, error: RangeFailed) -> None:
+    def _give_up(self, url: str, failures: int, error: RangeFailed, pause: Callable[[float], object]) -> None:
         if error.status and error.status not in _RETRIED | _RELOCATED:
             raise HTTPFailed(f"{shown(url)}: HTTP {error.status}", error.status)
-        self._wait(url, failures, _TryAgain(str(error), error.retry_after_s, error.status))
+        self._wait(url, failures, _TryAgain(str(error), error.retry_after_s, error.status), pause)
 
     def _continue(self, url: str, partial: Partial, size: int, report: BytesProgress) -> None:
         headers = {"Range": f"bytes={partial.size}-"} if partial.size else {}
@@ -219,7 +220,7 @@ class Transfer:
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
             raise HTTPFailed(f"{shown(url)}: {error}") from error
 
-    def _wait(self, url: str, failures: int, error: Exception) -> None:
+    def _wait(self, url: str, failures: int, error: Exception, pause: Callable[[float], object] = time.sleep) -> None:
         if failures >= MAX_ATTEMPTS:
             status = error.status if isinstance(error, _TryAgain) else 0
             raise HTTPFailed(
@@ -228,7 +229,7 @@ class Transfer:
                 status,
             ) from error
         asked = error.retry_after_s if isinstance(error, _TryAgain) else 0.0
-        time.sleep(min(MAX_BACKOFF_S, max(asked, self._backoff_s * 2 ** (failures - 1))))
+        pause(min(MAX_BACKOFF_S, max(asked, self._backoff_s * 2 ** (failures - 1))))
 
 
 class HTTPFailed(DownloadFailed):
