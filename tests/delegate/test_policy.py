@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.bench.policy_streams import mixed_stream, personal_stream, simulate, summarise
@@ -73,6 +73,7 @@ def test_what_was_seen_elsewhere_counts_less_than_what_was_seen_here() -> None:
     assert believe(FACTS, there).num_observed == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60))
 def test_one_more_success_never_lowers_the_belief_and_one_more_failure_never_raises_it(outcomes: list[bool]) -> None:
     before = believe(FACTS, History.of(seen(FACTS, proved) for proved in outcomes)).mean
@@ -82,6 +83,7 @@ def test_one_more_success_never_lowers_the_belief_and_one_more_failure_never_rai
     assert 0 < before < 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.booleans(), max_size=30))
 def test_a_decision_is_the_sign_of_its_value_unless_it_says_that_it_is_a_try(size: int, outcomes: list[bool]) -> None:
     facts = replace(FACTS, files=(FileFacts("a.py", size),))

@@ -1,7 +1,7 @@
 """Prices and baselines: dated, honest about failures, and about how little is saved against a cheap sub-agent."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.core.task import Verdict
@@ -20,6 +20,7 @@ def test_tokens_are_estimated_at_four_characters_each_rounded_up() -> None:
     assert [pricing.estimate_tokens(text) for text in ("", "a", "abcd", "abcde")] == [0, 1, 1, 2]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 2000), st.integers(0, 500), st.integers(0, 500))
 def test_a_sub_agent_costs_more_tokens_and_less_money_than_doing_it_alone(
     file_tokens: int, patch_tokens: int, call: int, result: int
