@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garzone.core.chat import Message, Role
-from garzone.core.errors import ContextOverflow, GenerationFailed, InvalidRequest
+from garzone.core.errors import ContextOverflow, GenerationFailed, InvalidRequest, RunnerCrashed
 from garzone.core.generation import (
     FinishReason,
     GenerateRequest,
@@ -135,9 +135,16 @@ def test_a_refused_request_leaves_the_slot_as_it_was() -> None:
     assert end.usage.cached_tokens == 40
 
 
-def test_nan_is_an_error_and_not_an_answer() -> None:
-    with pytest.raises(GenerationFailed, match="nan"):
-        answer(Desk(), raw("NAN"))
+def test_nan_is_an_error_to_its_request_and_the_others_can_be_asked_again() -> None:
+    desk = Desk(build(num_slots=2))
+    guilty, innocent = desk.ask(raw("NAN")), desk.ask(raw("x" * 90))
+    with pytest.raises(GenerationFailed, match="nan") as raised:
+        desk.work()
+    desk.batcher.fail(raised.value)
+    with pytest.raises(GenerationFailed, match="computed nan"):
+        desk.end(guilty)
+    with pytest.raises(RunnerCrashed, match="another request"):
+        desk.end(innocent)
 
 
 def test_messages_and_a_prompt_with_system_go_through_the_template() -> None:

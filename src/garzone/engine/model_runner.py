@@ -138,6 +138,11 @@ class ModelRunner:
         return self._cache.num_slots
 
     @property
+    def is_batched(self) -> bool:
+        """Whether rows of several slots are computed together; otherwise slot after slot, each captured apart."""
+        return self._program is not None
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row in `read_rows`."""
         layers, _ = self._cache.locate(0)

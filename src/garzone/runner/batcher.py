@@ -11,13 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from garzone.core.errors import GarzoneError, GenerationFailed
+from garzone.core.errors import GarzoneError, GenerationFailed, RunnerCrashed
 from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
 from garzone.engine.row import Row
 from garzone.runner.embedding import EmbeddingJob
@@ -49,7 +49,7 @@ class _Answer:
     writer: Writer
     prompt: list[int]
     sequence: Progressing
-    started: float = field(default_factory=time.perf_counter)
+    started: float | None = None  # when its first rows were computed
     prefilled: float | None = None
 
 
@@ -67,7 +67,8 @@ class Batcher:
         self._model = model
         self._send = send
         self.rows = rows or RowStore(model.engine)
-        self.pool = SlotPool(model.engine.num_slots, row_bytes=self.rows.row_bytes, spare_bytes=self.rows.budget_bytes)
+        num_slots = model.num_slots or model.engine.num_slots
+        self.pool = SlotPool(num_slots, row_bytes=self.rows.row_bytes, spare_bytes=self.rows.budget_bytes)
         self.rows.restore_into(self.pool)
         self._times = times or StepTimes()
         self._scheduler = Scheduler(self.pool, model.engine.chunk_tokens, self._times)
@@ -119,8 +120,10 @@ class Batcher:
             return
         rows = [row for part in batch.parts for row in _rows(part)]
         for part in batch.parts:
+            answer = self._answers[part.number]
+            answer.started = answer.started or time.perf_counter()
             if part.num_wanted:
-                self._answers[part.number].writer.prepare(part.draft, self._mask_thread)
+                answer.writer.prepare(part.draft, self._mask_thread)
         started = time.perf_counter()
         logits = self._model.engine.step(rows)
         self._times.observe(len(rows), (time.perf_counter() - started) * 1e3)
@@ -130,7 +133,12 @@ class Batcher:
             first += part.num_wanted
 
     def fail(self, error: BaseException) -> None:
-        """Tell everybody that the engine is of no more use."""
+        """Tell everybody that the engine is of no more use.
+
+        GenerationFailed is one answer's nonsense, which it was told already; the others can be asked again.
+        """
+        if isinstance(error, GenerationFailed):
+            error = RunnerCrashed("another request's answer was nonsense, and the model's process ends with it")
         for number in [*(message.id for message, _ in self._preparing), *self._answers, *self._embedding_numbers()]:
             self._send(Failed(number, Failure.of(error), fatal=True))
 
@@ -242,12 +250,13 @@ class Batcher:
             answer.prefilled = time.perf_counter()
         try:
             written = answer.writer.take(logits, part.draft)
-        except GenerationFailed:
-            raise
         except GarzoneError as error:
             self._scheduler.finish(part.number)
             del self._answers[part.number]
-            self._send(Failed(part.number, Failure.of(error)))
+            fatal = isinstance(error, GenerationFailed)  # nonsense may be in the rows, too
+            self._send(Failed(part.number, Failure.of(error), fatal))
+            if fatal:
+                raise
             return
         self._scheduler.update(part, written.tokens)
         if written.finish_reason is not None:
@@ -273,7 +282,7 @@ class Batcher:
             prompt_tokens=len(answer.prompt),
             cached_tokens=answer.sequence.num_cached,
             completion_tokens=len(writer.tokens),
-            prefill_ms=(prefilled - answer.started) * 1e3,
+            prefill_ms=(prefilled - (answer.started or now)) * 1e3,
             decode_ms=(now - prefilled) * 1e3,
             context=(*answer.prompt, *writer.tokens) if request.prompt is not None and not request.raw else (),
             drafted_tokens=writer.drafted,

@@ -191,7 +191,8 @@ class Model:
 
     `template` is None where neither the file nor the store has one; `compile_template` makes another from Jinja.
     `fill_in` is None for models that were not trained to. `engine_key` names weights, engine and layout of the rows:
-    rows of another key mean nothing here. `pooling` is what the file says of embeddings.
+    rows of another key mean nothing here. `pooling` is what the file says of embeddings. `num_slots` are used; 0 for
+    all that the engine has.
     """
 
     engine: Engine
@@ -208,6 +209,7 @@ class Model:
     fill_in: FillIn | None = None
     engine_key: str = ""
     pooling: Pooling = Pooling.MEAN
+    num_slots: int = 0
 
 
 def load_model(load: Load) -> Model:
@@ -260,6 +262,7 @@ def load_model(load: Load) -> Model:
         fill_in=fill_in_of(tokenizer.vocabulary),
         # rows differ with the kernels that computed them
         engine_key=f"{load.digest} garzone {__version__} {engine.device} {kernels}" if load.digest else "",
+        num_slots=0 if engine.is_batched else 1,  # each slot would be compiled apart, and nothing gained
         pooling=Pooling.LAST if pooling == _LAST_POOLING else Pooling.MEAN,
     )
 

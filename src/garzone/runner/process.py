@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -115,6 +116,7 @@ class RunnerPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokenizers: dict[str, Tokenizer] = {}
         self._closed = False
+        self._finder = ThreadPoolExecutor(1, "find")  # one thread, so that requests are found in the order they came
 
     # --- TextGenerator
 
@@ -243,6 +245,7 @@ class RunnerPool:
     async def aclose(self) -> None:
         """End all processes; answers under way break off."""
         self._closed = True
+        self._finder.shutdown(wait=False)
         for resident in list(self._residents.values()):
             self._retire(resident)
         while self._tasks:
@@ -287,7 +290,7 @@ class RunnerPool:
     async def _find(self, model: str) -> ModelDetails:
         if self._closed:
             raise BackendUnavailable("garzone is shutting down")
-        details = await asyncio.to_thread(self._store.find, model)
+        details = await asyncio.get_running_loop().run_in_executor(self._finder, self._store.find, model)
         if not details.path:
             raise ModelNotFound(model, "its weights are not on this machine")
         return details
