@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 from garzone.store.blobs import Partial
 
 RANGE_BYTES: Final = 32 << 20  # one request; small enough that the digest follows closely
-NUM_STREAMS: Final = 8
+NUM_STREAMS: Final = 3  # as fast as curl on loopback; with 4 and more, threads wait for each other (docs/server.md)
 READ_BYTES: Final = 1 << 20
 STALL_S: Final = 20.0  # a connection that brings nothing for so long is given up; Ollama's number is 5
 _NOTE_BYTES: Final = 4 << 20  # how often the progress of a range is written down
