@@ -69,7 +69,8 @@ async def test_a_check_that_the_repository_made_harmless_proves_nothing(
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../x.py", ".git/config", "a/../../x.py"])
 async def test_no_answer_and_no_name_leads_out_of_the_repository(tmp_path: Path, box: Sandbox, name: str) -> None:
-    repo = make_repository(tmp_path / "r", {"test_pager.py": TEST_PAGER})
+    pages = "\n\ndef test_other_pages():\n    assert [paginate('abcde', n, 2) for n in (2, 3)] == ['cd', 'e']\n"
+    repo = make_repository(tmp_path / "r", {"test_pager.py": TEST_PAGER + pages})
     task = replace(fix_task(repo), kind=TaskKind.IMPLEMENT, files=("pager.py",), num_candidates=1)
     answer = f"File: {name}\n```python title={name}\n{PAGER.replace('page * size', '(page - 1) * size')}```\n"
     report = await run_task(task, ScriptedGenerator([answer]), box)

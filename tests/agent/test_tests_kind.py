@@ -106,7 +106,7 @@ async def test_hollow_tests_are_not_proved(tmp_path: Path, box: Sandbox, name: s
 
 
 async def test_tests_that_repeat_what_is_there_are_not_proved(tmp_path: Path, box: Sandbox) -> None:
-    report = await judged(tmp_path, box, block(GOOD), old=GOOD, check=CHECK)
+    report = await judged(tmp_path, box, block(GOOD), files={"test_marks.py": GOOD}, check=CHECK)
     assert report.verdict is Verdict.UNPROVED, report
     assert "reaches nothing" in report.summary
 

@@ -205,7 +205,8 @@ def test_whoever_watches_can_end_it(tmp_path: Path, web: Web) -> None:
     web.resources["/blob"].slow_s = 0.0
     web.requests.clear()
     pull(blobs, web.url + "/blob")
-    assert sum(end + 1 - start for start, end in requested(web)) < len(BODY) - 150_000
+    missing = {end: start for start, end in reversed(requested(web))}  # a broken connection asks twice
+    assert sum(end + 1 - start for end, start in missing.items()) <= len(BODY) - 150_000
     assert blobs.path(LAYER.digest).read_bytes() == BODY
 
 
