@@ -93,6 +93,9 @@ def _arguments(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if name in SHELLS or key not in ("command", "cmd")}
 
 
+UNSCALED = 2.5  # the length of a vector that was asked for as it is
+
+
 class ScriptedModel:
     """TextGenerator, Embedder, LoadedModels and ModelStore of one model."""
 
@@ -144,9 +147,12 @@ class ScriptedModel:
         pooling: Pooling | None = None,
         truncate: bool = True,
         dimensions: int | None = None,
+        unit_length: bool = True,
         keep_alive_s: float | None = None,
     ) -> Embeddings:
-        return Embeddings(tuple(vector_of(text)[:dimensions] for text in inputs), tuple(len(t.split()) for t in inputs))
+        length = 1.0 if unit_length else UNSCALED
+        vectors = tuple(tuple(length * number for number in vector_of(text)[:dimensions]) for text in inputs)
+        return Embeddings(vectors, tuple(len(t.split()) for t in inputs))
 
     def loaded(self) -> Sequence[LoadedModel]:
         return [LoadedModel(MODEL, 131_072, "CPU", 98_000_000, 1_700_000_300.0)]

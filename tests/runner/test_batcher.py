@@ -376,6 +376,8 @@ def test_texts_become_the_mean_or_the_last_of_their_states() -> None:
         found = embed(desk, "x" * 40, "y", pooling=pooling).embeddings
         assert found.num_tokens == (41, 2)
         np.testing.assert_allclose(found.vectors[0], expected_state / np.linalg.norm(expected_state), rtol=1e-6)
+        unscaled = embed(desk, "x" * 40, pooling=pooling, unit_length=False).embeddings
+        np.testing.assert_allclose(unscaled.vectors[0], expected_state, rtol=1e-6)
     assert embed(desk, "x", dimensions=1).embeddings.vectors == ((1.0,),)
     with pytest.raises(InvalidRequest, match="dimensions"):
         embed(desk, "x", dimensions=3)

@@ -12,7 +12,7 @@ import pytest
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import ChosenToken, Delta, FinishReason, SamplingParams, TokenLogprob, Usage
 from garzone.server.dialects import anthropic_stream, ollama, openai, openai_completions, openai_responses_stream
-from tests.realclients.model import CAPITAL, ScriptedModel, vector_of
+from tests.realclients.model import CAPITAL, UNSCALED, ScriptedModel, vector_of
 from tests.realclients.server import app_of
 from tests.server.conftest import app_of as plain_app_of
 from tests.server.conftest import running, scripted
@@ -142,7 +142,7 @@ def test_native_embeddings(url: str) -> None:
     ]
     assert post(url, "/api/embed", {"model": "scripted", "input": ""}).json()["embeddings"] == []
     one = post(url, "/api/embeddings", {"model": "scripted", "prompt": "a"}).json()
-    assert one == {"embedding": pytest.approx(vector_of("a"))}
+    assert one == {"embedding": pytest.approx([UNSCALED * number for number in vector_of("a")])}
     assert post(url, "/api/embeddings", {"model": "scripted"}).json() == {"embedding": []}
 
 

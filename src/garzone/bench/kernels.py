@@ -279,8 +279,10 @@ def _time_attention(device: str, rope: np.ndarray, *, decode: bool) -> float:
     return 4 * HEADS * HEAD_DIM * count * (start + count / 2) / seconds / 1e9
 
 
-def _best_seconds(compute: Callable[[UOp], Sequence[Tensor]], start: UOp, device: str) -> float:
+def _best_seconds(compute: Callable[[UOp], Sequence[Tensor]], start: UOp | int, device: str) -> float:
     """The shortest time of a captured step among many: what others do on the machine only ever adds to it."""
+
+    assert isinstance(start, UOp)  # a bound variable: what is captured once serves every position
 
     def captured(start: UOp) -> list[Tensor]:
         outs = list(compute(start))

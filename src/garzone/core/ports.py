@@ -62,16 +62,18 @@ class Embedder(Protocol):
         pooling: Pooling | None = None,
         truncate: bool = True,
         dimensions: int | None = None,
+        unit_length: bool = True,
         keep_alive_s: float | None = None,
     ) -> Embeddings:
-        """One vector of length 1 for each text.
+        """One vector for each text.
 
         Args:
             model: as in a GenerateRequest.
             inputs: the texts; none of them empty.
             pooling: None for what the model's metadata says, MEAN where it says nothing.
             truncate: cut texts that are longer than the context; False makes them ContextOverflow.
-            dimensions: keep so many leading numbers of each vector, and make it of length 1 again.
+            dimensions: keep so many leading numbers of each vector.
+            unit_length: make each vector of length 1; False leaves it as the model made it.
             keep_alive_s: as in a GenerateRequest.
 
         Raises:

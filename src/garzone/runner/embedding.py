@@ -93,11 +93,11 @@ class EmbeddingJob:
         self._done += len(chunk)
         if self._done < len(tokens):
             return
-        self._vectors.append(self._unit(total))
+        self._vectors.append(self._finished(total / len(tokens) if mean else total))
         self._sum, self._done = None, 0
 
-    def _unit(self, vector: np.ndarray) -> tuple[float, ...]:
-        """The vector, cut to the dimensions that were asked for, of length 1 (so the mean needs no division)."""
+    def _finished(self, vector: np.ndarray) -> tuple[float, ...]:
+        """The vector, cut to the dimensions that were asked for, and of length 1 unless it is wanted as it is."""
         dimensions = self._message.dimensions
         if dimensions is not None:
             if not 0 < dimensions <= len(vector):
@@ -106,4 +106,4 @@ class EmbeddingJob:
         length = float(np.linalg.norm(vector))
         if not np.isfinite(length) or length == 0.0:
             raise GenerationFailed(f"the model computed a vector of length {length}; try garzone doctor")
-        return tuple((vector / length).tolist())
+        return tuple((vector / length if self._message.unit_length else vector).tolist())

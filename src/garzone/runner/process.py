@@ -191,16 +191,17 @@ class RunnerPool:
         pooling: Pooling | None = None,
         truncate: bool = True,
         dimensions: int | None = None,
+        unit_length: bool = True,
         keep_alive_s: float | None = None,
     ) -> Embeddings:
-        """One vector of length 1 for each text; see the port."""
+        """One vector for each text; see the port."""
         details = await self._find(model)
         started = time.perf_counter()
         resident, process, loaded_now = await self._enter(details, keep_alive_s)
         load_ms = (time.perf_counter() - started) * 1e3 if loaded_now else 0.0
         answer: Answer | None = None
         try:
-            answer = process.begin(Embed(0, tuple(inputs), pooling, truncate, dimensions))
+            answer = process.begin(Embed(0, tuple(inputs), pooling, truncate, dimensions, unit_length))
             message = await answer.next()
         finally:
             self._part(resident, answer)

@@ -73,6 +73,7 @@ class Embed:
     pooling: Pooling | None = None
     truncate: bool = True
     dimensions: int | None = None
+    unit_length: bool = True
 
 
 @dataclass(frozen=True, slots=True)

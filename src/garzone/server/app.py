@@ -248,6 +248,7 @@ class _Routes:
             exchange.inputs,
             truncate=exchange.truncate,
             dimensions=exchange.dimensions,
+            unit_length=exchange.unit_length,
             keep_alive_s=exchange.keep_alive_s,
         )
 

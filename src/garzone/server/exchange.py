@@ -65,6 +65,7 @@ class EmbedExchange(Protocol):
     inputs: list[str]
     truncate: bool
     dimensions: int | None
+    unit_length: bool
     keep_alive_s: float | None
 
     def document(self, embeddings: Embeddings) -> Mapping[str, Any]:

@@ -1,8 +1,4 @@
-"""Ollama's `/api/embed` and the older `/api/embeddings`.
-
-Vectors have length 1 in both; Ollama's older route leaves them as the model made them, which no comparison by angle
-can tell.
-"""
+"""Ollama's `/api/embed`, whose vectors have length 1, and `/api/embeddings`, which leaves them as they are."""
 
 from __future__ import annotations
 
@@ -39,7 +35,8 @@ _AnyAsked = TypeVar("_AnyAsked", bound=_Asked)
 
 
 class _Exchange:
-    def __init__(self, asked: _Asked, inputs: list[str]) -> None:
+    def __init__(self, asked: _Asked, inputs: list[str], *, unit_length: bool = True) -> None:
+        self.unit_length = unit_length
         self._started = time.perf_counter_ns()
         self.model = asked.model or asked.name
         self.inputs = inputs
@@ -77,7 +74,7 @@ class EmbeddingsExchange(_Exchange):
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         asked = _validated(_AskedOne, body)
-        super().__init__(asked, [asked.prompt] if asked.prompt else [])
+        super().__init__(asked, [asked.prompt] if asked.prompt else [], unit_length=False)
 
     def document(self, embeddings: Embeddings) -> Mapping[str, Any]:
         """The answer."""

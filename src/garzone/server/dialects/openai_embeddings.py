@@ -43,6 +43,7 @@ class EmbeddingsExchange:
         self.model = asked.model
         self.inputs = inputs
         self.dimensions = asked.dimensions
+        self.unit_length = True
         self._as_base64 = asked.encoding_format == "base64"
 
     def document(self, embeddings: Embeddings) -> Mapping[str, Any]:
