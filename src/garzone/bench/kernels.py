@@ -281,7 +281,6 @@ def _time_attention(device: str, rope: np.ndarray, *, decode: bool) -> float:
 
 def _best_seconds(compute: Callable[[UOp], Sequence[Tensor]], start: UOp | int, device: str) -> float:
     """The shortest time of a captured step among many: what others do on the machine only ever adds to it."""
-
     assert isinstance(start, UOp)  # a bound variable: what is captured once serves every position
 
     def captured(start: UOp) -> list[Tensor]:
