@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.realclients.model import CAPITAL, vector_of
+from tests.realclients.model import CAPITAL, UNSCALED, vector_of
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ASK_SECRET = [{"role": "user", "content": "What is in secret.txt?"}]
@@ -54,7 +54,7 @@ def ollama(url: str) -> None:
     _same(client.generate("scripted", "def add(a, b):\n    ", suffix="\n").response, "return a + b")
     _same(client.generate("scripted", "hi", stream=False).response, CAPITAL)
     _close(client.embed("scripted", ["a", "b"]).embeddings[1], "b")
-    _close(client.embeddings("scripted", "a").embedding, "a")
+    _close([number / UNSCALED for number in client.embeddings("scripted", "a").embedding], "a")
     _same([model.model for model in client.list().models], ["scripted:latest"])
     _same(client.show("scripted").capabilities, ["completion", "tools", "insert"])
     _same(len(client.ps().models), 1)

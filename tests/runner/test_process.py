@@ -41,7 +41,7 @@ async def text(pool: RunnerPool, request: GenerateRequest) -> str:
 
 def pids() -> set[int]:
     """Runner processes of this test process."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return {int(pid) for pid, parent, args in rows if int(parent) == os.getpid() and "garzone.runner.main" in args}
 
@@ -228,7 +228,8 @@ async def test_a_process_that_is_frozen_while_idle_is_killed(make_pool: MakePool
 async def test_a_model_in_use_is_not_thrown_out(make_pool: MakePool) -> None:
     pool = make_pool(max_loaded=1)
     busy = asyncio.create_task(text(pool, ask("SLOW", max_tokens=30)))
-    await asyncio.sleep(0)
+    await eventually(pool.loaded)
+    assert not busy.done()
     assert await text(pool, ask(model="other"))
     assert len(await busy) == 30
     assert [one.details.name for one in pool.loaded()] == ["other"]
