@@ -162,7 +162,7 @@ class Worktree:
         self.path = self._home / "worktree"
         try:
             git.run("worktree", "add", "--quiet", "--detach", str(self.path), self.repository.head)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must leave nothing behind; it is raised again
             remove_tree(self._home)
             raise
         return self

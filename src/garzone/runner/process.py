@@ -181,8 +181,6 @@ class RunnerPool:
         usage = replace(message.usage, load_ms=load_ms)
         yield Delta(finish_reason=reason, usage=usage, logprobs=message.logprobs)
 
-    # --- Embedder
-
     async def embed(
         self,
         model: str,

@@ -50,7 +50,7 @@ def watch(frame, event, argument):
             seen.add((name, packed))
             counts[name] = counts.get(name, 0) + 1
             calls.append((name, code.co_firstlineno, packed))
-    except Exception:
+    except Exception:  # pickling runs the project's own code
         counts[name] = counts.get(name, 0)  # an argument that cannot be kept: this call is not compared
     finally:
         busy.on = False

@@ -103,7 +103,7 @@ def outcome(function, positional, named):
         said = "returns " + shown(result)
     except Late:
         return "does not end"
-    except Exception as error:
+    except Exception as error:  # what the code raises is what is compared
         said = "raises " + type(error).__name__
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -129,7 +129,7 @@ def main():
         try:
             function = find(module, ".".join(renamed.get(part, part) for part in name.split(".")))
             positional, named = pickle.loads(packed)
-        except Exception as error:
+        except Exception as error:  # importing and unpickling run the project's own code
             results.append([number, name, "", "is gone: " + type(error).__name__])
             continue
         function = getattr(function, "__func__", function)

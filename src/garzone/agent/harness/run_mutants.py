@@ -27,7 +27,7 @@ def attempt(path, text, tests, limit_s):
                     file.write(text)
             sys.path.insert(0, os.getcwd())
             code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
-        except BaseException:
+        except BaseException:  # a fork must end here whatever a mutant raises
             code = 70
         os._exit(code)
     until = time.monotonic() + limit_s

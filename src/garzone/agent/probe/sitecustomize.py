@@ -227,7 +227,7 @@ def run_script(namespace):
     except SystemExit as left:
         _record(kind="script", event="end", id=path, code=_code(left.code), trace=_frames(left.__traceback__)[1:])
         raise
-    except BaseException as error:
+    except BaseException as error:  # a script may end by anything; it is written down
         failure = {
             "trace": _frames(error.__traceback__)[1:],
             "message": "%s: %s" % (type(error).__name__, str(error)[-2000:]),
