@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import quote
 
+from garzone.clients.streamed_calls import parse_calls
+from garzone.clients.token_counter import TokenCounter, as_one_message, input_tokens
 from garzone.clients.transport import Asked, Transport, Unreachable, error_message, estimate_tokens, without_v1
-from garzone.core.chat import ImagePart, Message, Role, TextPart, ToolCall
+from garzone.core.chat import ImagePart, Message, Role, TextPart
 from garzone.core.errors import GarzoneError, GenerationFailed, InvalidRequest, ModelNotFound, Overloaded
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, ModelDetails, ServedBy, Usage
 
@@ -70,7 +71,9 @@ class AnthropicClient:
         self._transport = Transport(without_v1(base_url), timeout_s=timeout_s, headers=headers)
         self.base_url = self._transport.base_url
         self._info_timeout_s = min(_INFO_TIMEOUT_S, timeout_s)
-        self._counts_tokens = True
+        self._counter = TokenCounter(
+            self._transport, "/v1/messages/count_tokens", input_tokens, timeout_s=self._info_timeout_s
+        )
         self._answered_as: dict[str, str] = {}
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
@@ -103,21 +106,7 @@ class AnthropicClient:
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Asked of the server; estimated from the length where it cannot tell."""
-        if self._counts_tokens and text:
-            body = {"model": model, "messages": [{"role": "user", "content": text}]}
-            try:
-                answer = await self._transport.post_json(
-                    "/v1/messages/count_tokens", body, Asked(model), timeout_s=self._info_timeout_s
-                )
-            except (Unreachable, ModelNotFound):
-                raise
-            except GarzoneError:
-                self._counts_tokens = False
-            else:
-                if isinstance(count := answer.get("input_tokens"), int):
-                    return count
-                self._counts_tokens = False
-        return estimate_tokens(text)
+        return await self._counter.count(model, text, as_one_message(model, text)) if text else 0
 
     async def details(self, model: str) -> ModelDetails:
         """What `/v1/models` says. Raises ModelNotFound, BackendUnavailable, InvalidRequest where none is named."""
@@ -201,15 +190,7 @@ class AnthropicClient:
         return index
 
     def _last(self, answer: _Answer) -> Delta:
-        calls: list[ToolCall] = []
-        for _, (call_id, name, arguments) in sorted(answer.calls.items()):
-            try:
-                parsed: object = json.loads(arguments or "{}")
-            except (ValueError, RecursionError) as error:
-                raise GenerationFailed(f"{self.base_url}: arguments of {name!r} that are not JSON: {error}") from error
-            if not isinstance(parsed, dict):
-                raise GenerationFailed(f"{self.base_url}: arguments of {name!r} that are not an object")
-            calls.append(ToolCall(name, cast("dict[str, Any]", parsed), call_id))
+        calls = parse_calls(self.base_url, answer.calls)
         now = time.monotonic()
         first = answer.first_at or now
         counts = answer.counts
@@ -222,7 +203,7 @@ class AnthropicClient:
             prefill_ms=(first - answer.started) * 1e3,
             decode_ms=(now - first) * 1e3,
         )
-        return Delta(tool_calls=tuple(calls), finish_reason=answer.finish, usage=usage)
+        return Delta(tool_calls=calls, finish_reason=answer.finish, usage=usage)
 
 
 def _body(request: GenerateRequest) -> dict[str, Any]:

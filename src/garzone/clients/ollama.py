@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, cast
 
+from garzone.clients.token_counter import TokenCounter, as_one_message, input_tokens
 from garzone.clients.transport import Asked, Transport, Unreachable, error_message, estimate_tokens, without_v1
 from garzone.core.chat import ImagePart, Message, ToolCall, ToolSpec
-from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed, InvalidRequest, ModelNotFound
+from garzone.core.errors import BackendUnavailable, GenerationFailed, InvalidRequest, ModelNotFound
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, ModelDetails, ServedBy, Usage
 
 DEFAULT_NUM_CTX: Final = 8192  # as config.Settings.num_ctx
@@ -49,7 +50,9 @@ class OllamaClient:
         self._info_timeout_s = min(_INFO_TIMEOUT_S, timeout_s)
         self._num_ctx = num_ctx
         self._trained_ctx: dict[str, int] = {}
-        self._counts_tokens = True
+        self._counter = TokenCounter(
+            self._transport, "/v1/messages/count_tokens", input_tokens, timeout_s=self._info_timeout_s
+        )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
         """Stream the answer. Raises as `core.ports.TextGenerator.generate` says."""
@@ -74,21 +77,7 @@ class OllamaClient:
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Asked where the server can tell (garzone can, Ollama cannot), else estimated from the length."""
-        if self._counts_tokens:
-            body = {"model": model, "messages": [{"role": "user", "content": text}]}
-            try:
-                answer = await self._transport.post_json(
-                    "/v1/messages/count_tokens", body, Asked(model), timeout_s=self._info_timeout_s
-                )
-            except (Unreachable, ModelNotFound):
-                raise
-            except GarzoneError:
-                self._counts_tokens = False
-            else:
-                if isinstance(count := answer.get("input_tokens"), int):
-                    return count
-                self._counts_tokens = False
-        return estimate_tokens(text)
+        return await self._counter.count(model, text, as_one_message(model, text))
 
     async def details(self, model: str) -> ModelDetails:
         """What `/api/show` and `/api/tags` say. `context_tokens` is what the weights were trained for.

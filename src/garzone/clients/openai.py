@@ -14,8 +14,10 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from garzone.clients.streamed_calls import parse_calls
+from garzone.clients.token_counter import TokenCounter
 from garzone.clients.transport import Asked, Transport, Unreachable, error_message, estimate_tokens, without_v1
-from garzone.core.chat import ImagePart, Message, Role, TextPart, ToolCall
+from garzone.core.chat import ImagePart, Message, Role, TextPart
 from garzone.core.errors import GarzoneError, GenerationFailed, InvalidRequest, ModelNotFound
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, ModelDetails, ServedBy, Usage
 
@@ -69,7 +71,7 @@ class OpenAIClient:
         self._transport = Transport(without_v1(base_url), timeout_s=timeout_s, headers=headers)
         self.base_url = self._transport.base_url
         self._info_timeout_s = min(_INFO_TIMEOUT_S, timeout_s)
-        self._counts_tokens = True
+        self._counter = TokenCounter(self._transport, "/tokenize", _count_of, timeout_s=self._info_timeout_s)
         self._extended: bool | None = None
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
@@ -103,24 +105,8 @@ class OpenAIClient:
 
     async def count_tokens(self, model: str, text: str) -> int:
         """Asked where the server can tell (llama-server, vLLM), else estimated from the length."""
-        if self._counts_tokens:
-            body = {"model": model, "content": text, "prompt": text}  # llama-server reads one, vLLM the other
-            try:
-                answer = await self._transport.post_json(
-                    "/tokenize", body, Asked(model), timeout_s=self._info_timeout_s
-                )
-            except (Unreachable, ModelNotFound):
-                raise
-            except GarzoneError:
-                self._counts_tokens = False
-            else:
-                count, tokens = answer.get("count"), answer.get("tokens")
-                if isinstance(count, int):
-                    return count
-                if isinstance(tokens, list):
-                    return len(cast("list[object]", tokens))
-                self._counts_tokens = False
-        return estimate_tokens(text)
+        body = {"model": model, "content": text, "prompt": text}  # llama-server reads one, vLLM the other
+        return await self._counter.count(model, text, body)
 
     async def details(self, model: str) -> ModelDetails:
         """What `/v1/models` and llama-server's `/props` say; `context_tokens` 0 where neither tells.
@@ -230,15 +216,7 @@ class OpenAIClient:
                 raise self._transport.nonsense("a tool call without end")
 
     def _last(self, answer: _Answer) -> Delta:
-        calls: list[ToolCall] = []
-        for _, (call_id, name, arguments) in sorted(answer.calls.items()):
-            try:
-                parsed: object = json.loads(arguments or "{}")
-            except (ValueError, RecursionError) as error:
-                raise GenerationFailed(f"{self.base_url}: arguments of {name!r} that are not JSON: {error}") from error
-            if not isinstance(parsed, dict):
-                raise GenerationFailed(f"{self.base_url}: arguments of {name!r} that are not an object")
-            calls.append(ToolCall(name, cast("dict[str, Any]", parsed), call_id))
+        calls = parse_calls(self.base_url, answer.calls)
         usage, now = answer.usage or Usage(), time.monotonic()
         if not usage.decode_ms:  # no server's own timings: what was seen from here
             first = answer.first_at or now
@@ -246,7 +224,14 @@ class OpenAIClient:
         finish = answer.finish
         if calls and finish is FinishReason.STOP:
             finish = FinishReason.TOOL_CALLS
-        return Delta(tool_calls=tuple(calls), finish_reason=finish, usage=usage)
+        return Delta(tool_calls=calls, finish_reason=finish, usage=usage)
+
+
+def _count_of(answer: Mapping[str, Any]) -> int | None:
+    count, tokens = answer.get("count"), answer.get("tokens")
+    if isinstance(count, int):
+        return count
+    return len(cast("list[object]", tokens)) if isinstance(tokens, list) else None
 
 
 def _body(request: GenerateRequest, *, extended: bool) -> tuple[str, dict[str, Any]]:
