@@ -15,18 +15,18 @@ from garzone.agent.changes import Draft
 from garzone.agent.context import Target
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks
-from garzone.agent.events import CheckFinished
 from garzone.agent.examples import Examples
 from garzone.agent.holes import MARK, Hole, fill, find_holes, trapped
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.fix import read_code
 from garzone.agent.prompts import render
-from garzone.agent.proof import Trial, check_as_it_is, check_draft
+from garzone.agent.proof import Trial, check_draft
 from garzone.agent.stage import Run
 from garzone.agent.syntax import definitions, is_source
 from garzone.agent.target import functions, is_python, is_test, node_at, parse, split_lines
-from garzone.core.errors import CheckNotFound, UsageError
+from garzone.core.errors import UsageError
 
 UNREACHED = "the check passes with a trap in the hole, so it does not reach it"
 
@@ -41,17 +41,9 @@ async def open_complete(setting: Setting) -> Job:
             "`...`, `pass` or `raise NotImplementedError`"
         )
     target = targets[0]
-    before, reached = None, False
-    if setting.check is not None:
-        try:
-            before = await check_as_it_is(setting.stage, setting.check)
-        except CheckNotFound:
-            if setting.task.check:
-                raise
-            setting.notes.append("the check that was found runs no test")
+    before, reached = await run_check_before(setting), False
     if before is not None:
         assert setting.check is not None
-        setting.tell(CheckFinished("before", setting.check, before.result.exit_code, before.result.duration_ms))
         trap = trapped(target.path, target.source.text, _hole(target))
         if trap is not None:
             # with the hole as it is the file may not even load, whatever the check looks at

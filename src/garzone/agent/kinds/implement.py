@@ -15,18 +15,18 @@ from garzone.agent.changes import Draft
 from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks
-from garzone.agent.events import CheckFinished
 from garzone.agent.examples import Examples
 from garzone.agent.holes import find_holes
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.fix import defines_target, read_code
 from garzone.agent.prompts import render
-from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft, failing_output
+from garzone.agent.proof import OUTPUT_CHARS, Trial, check_draft, failing_output
 from garzone.agent.stage import Run
 from garzone.agent.target import SourceText, is_protected, parse
 from garzone.agent.testfiles import import_line, test_command
-from garzone.core.errors import CheckNotFound, RepositoryError, UsageError
+from garzone.core.errors import RepositoryError, UsageError
 
 SELF_WRITTEN = "only tests that the model wrote itself support it"
 TESTS_TOKENS = 500
@@ -46,17 +46,7 @@ async def open_implement(setting: Setting) -> Job:
     """See what is there, whether the check asks for something that is missing, and what to write."""
     if not setting.task.instruction.strip():
         raise UsageError("implement needs a description of what to write")
-    before = None
-    if setting.check is not None:
-        try:
-            before = await check_as_it_is(setting.stage, setting.check)
-        except CheckNotFound:
-            if setting.task.check:
-                raise
-            setting.notes.append("the check that was found runs no test yet")
-    if before is not None:
-        assert setting.check is not None
-        setting.tell(CheckFinished("before", setting.check, before.result.exit_code, before.result.duration_ms))
+    before = await run_check_before(setting)
     targets = _targets(setting, before)
     own = None
     if before is None or before.passed:
