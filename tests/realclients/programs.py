@@ -66,7 +66,8 @@ def claude(world: World) -> None:
     program = install.npm("@anthropic-ai/claude-code", "claude")
     environment = {"ANTHROPIC_BASE_URL": world.url, "ANTHROPIC_AUTH_TOKEN": "ollama"}
     flags = ("--allowedTools", "Bash,Read", "--output-format", "json")
-    told = json.loads(world.run(program, "-p", TASK, "--model", "scripted", *flags, **environment))
+    output = world.run(program, "-p", TASK, "--model", "scripted", *flags, **environment)
+    told = json.loads(next(line for line in output.splitlines() if line.startswith("{")))  # behind what stderr says
     world.expect(f"The secret is {world.secret}.", told["result"])
     assert told["num_turns"] == 2, told
     # without --model it asks for a claude-* name
