@@ -197,7 +197,8 @@ class ModelDetails:
     on disk, `modified_at` seconds since the epoch. `context_tokens` and `embedding_length` come from the weights'
     metadata (0 where unknown), `template` from the GGUF or the store. `model_info` holds the metadata as the file has
     it, without the vocabulary arrays. `path` is the weights file, "" when the model is not on this machine.
-    `messages` begin every conversation with it (a Modelfile's MESSAGE lines).
+    `messages` begin every conversation with it (a Modelfile's MESSAGE lines). `takes_grammar` says that answers of the
+    backend it was asked of can be held to a `GenerateRequest.grammar`; the others ignore one.
     """
 
     name: str
@@ -217,6 +218,7 @@ class ModelDetails:
     model_info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     path: str = ""
     messages: tuple[Message, ...] = ()
+    takes_grammar: bool = False
 
 
 @dataclass(frozen=True, slots=True)

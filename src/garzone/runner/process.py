@@ -230,7 +230,7 @@ class RunnerPool:
     async def details(self, model: str) -> ModelDetails:
         """What the store knows; `context_tokens` is what a request may use here."""
         details = await self._find(model)
-        return replace(details, context_tokens=self._num_ctx(details))
+        return replace(details, context_tokens=self._num_ctx(details), takes_grammar=True)
 
     async def served_by(self, model: str) -> ServedBy:
         """This engine, and the device the model is on (or would be asked to go to)."""
