@@ -108,8 +108,10 @@ def test_control_tokens_are_only_shown_to_those_who_look_for_them() -> None:
 
 def test_a_stop_string_ends_the_answer_before_it() -> None:
     whole, _ = answer(Desk(), raw("hello", 12))
-    text, end = answer(Desk(), raw("hello", 12, stop=(whole[4:7],)))
+    assert answer(Desk(), raw("hello", 12, stop=("nowhere",)))[1].stop is None
+    text, end = answer(Desk(), raw("hello", 12, stop=("nowhere", whole[4:7])))
     assert end.finish_reason is FinishReason.STOP
+    assert end.stop == whole[4:7]
     assert text == whole[: whole.index(whole[4:7])]
 
 

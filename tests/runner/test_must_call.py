@@ -7,8 +7,9 @@ import pytest
 from llguidance import LLMatcher
 
 from garzone.core.chat import ToolCall, ToolSpec
+from garzone.core.errors import Unsupported
 from garzone.core.generation import GenerateRequest, ModelDetails
-from garzone.runner.support import calls_schema, parser_for, with_model_defaults
+from garzone.runner.support import calls_schema, check_supported, parser_for, with_model_defaults
 from garzone.text.tool_formats import HARMONY
 
 READ = ToolSpec("read", "", {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]})
@@ -43,14 +44,21 @@ def test_what_the_schema_lets_through_is_read_as_a_call() -> None:
     [
         GenerateRequest("m", prompt="x", tools=(READ,)),
         GenerateRequest("m", prompt="x", must_call=True),
-        GenerateRequest("m", prompt="x", tools=(READ,), must_call=True, output_schema={}),
     ],
 )
 def test_nothing_changes_without_need(request_: GenerateRequest) -> None:
     assert with_model_defaults(request_, DETAILS).output_schema == request_.output_schema
 
 
-def test_where_calls_are_not_read_from_json_they_are_not_forced_into_it() -> None:
-    request = GenerateRequest("m", prompt="x", tools=(READ,), must_call=True)
+def test_a_schema_for_the_answers_text_does_not_keep_a_call_from_being_made() -> None:
+    request = GenerateRequest("m", prompt="x", tools=(READ,), must_call=True, output_schema={"type": "array"})
     assert with_model_defaults(request, DETAILS).output_schema == calls_schema([READ])
-    assert with_model_defaults(request, replace(DETAILS, template=HARMONY.open)).output_schema is None
+
+
+def test_where_calls_are_no_json_forcing_one_is_refused_and_not_left_out() -> None:
+    request = GenerateRequest("m", prompt="x", tools=(READ,), must_call=True)
+    harmony = replace(DETAILS, template=HARMONY.open)
+    check_supported(request, DETAILS)
+    check_supported(replace(request, must_call=False), harmony)
+    with pytest.raises(Unsupported, match="cannot be made to call a tool"):
+        check_supported(request, harmony)

@@ -101,5 +101,6 @@ async def test_the_real_model_knows_the_capital_of_france(pool_of: MakePool, smo
     assert second.cached_tokens > usage.prompt_tokens
     stopped, last, _ = await collect(pool, replace(request, sampling=replace(GREEDY, stop=("Paris",))))
     assert stopped == answer[: answer.index("Paris")]
+    assert last.stop == "Paris"
     record_number("runner start to first load of SmolLM2, s", usage.load_ms / 1e3)
     record_number("runner decode of SmolLM2, tok/s", usage.completion_tokens / usage.decode_ms * 1e3)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -92,6 +93,19 @@ def test_why_it_stopped(reason: FinishReason, word: str) -> None:
     whole = MessagesExchange({"model": "m", "messages": HI}).whole([Delta(text="x"), Delta(finish_reason=reason)])
     assert whole["stop_reason"] == word
     assert whole["content"] == [{"type": "text", "text": "x"}]
+
+
+@pytest.mark.parametrize(("stop", "named"), [("END", "END"), ("<|im_end|>", None), (None, None)])
+def test_the_stop_sequence_that_ended_an_answer_is_named_if_the_request_gave_it(
+    stop: str | None, named: str | None
+) -> None:
+    last = replace(END, stop=stop)
+    body = {"model": "m", "messages": HI, "stop_sequences": ["", "END"]}
+    whole = MessagesExchange(body).whole([Delta(text="a"), last])
+    reason = "stop_sequence" if named else "end_turn"
+    assert (whole["stop_reason"], whole["stop_sequence"]) == (reason, named)
+    streamed = dict(events(MessagesExchange(body).piece(last)))["message_delta"]
+    assert streamed["delta"] == {"stop_reason": reason, "stop_sequence": named}
 
 
 # --- what is asked

@@ -69,7 +69,7 @@ def test_a_gap_is_asked_to_be_filled(url: str, model: ScriptedModel) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"prompt": ["a", "b"]}, "one text"), ({"prompt": ""}, "empty"), ({"n": 2}, "one choice"),
+    [({"prompt": []}, "prompt"), ({"prompt": ""}, "empty"), ({"best_of": 2}, "choose"),
      ({"prompt": [1, 2]}, "prompt"), ({"logprobs": 21}, "top_logprobs")],
 )  # fmt: skip
 def test_what_completions_cannot_do_is_said(fields: dict[str, Any], words: str) -> None:

@@ -48,6 +48,7 @@ class _Answer:
     first_at: float = 0.0
     model: str = ""
     finish: FinishReason | None = None
+    stop: str | None = None
     counts: dict[str, int] = field(default_factory=dict[str, int])
     calls: dict[int, list[str]] = field(default_factory=dict[int, list[str]])  # block index -> id, name, arguments
     ended: bool = False
@@ -164,6 +165,8 @@ class AnthropicClient:
         elif kind == "message_delta":
             if reason := _mapping(event.get("delta")).get("stop_reason"):
                 answer.finish = _FINISH.get(str(reason), FinishReason.STOP)
+                stop = _mapping(event.get("delta")).get("stop_sequence")
+                answer.stop = stop if isinstance(stop, str) else None
             _count(answer, event.get("usage"))
         elif kind == "message_stop":
             answer.ended = True
@@ -203,7 +206,7 @@ class AnthropicClient:
             prefill_ms=(first - answer.started) * 1e3,
             decode_ms=(now - first) * 1e3,
         )
-        return Delta(tool_calls=calls, finish_reason=answer.finish, usage=usage)
+        return Delta(tool_calls=calls, finish_reason=answer.finish, usage=usage, stop=answer.stop)
 
 
 def _body(request: GenerateRequest) -> dict[str, Any]:

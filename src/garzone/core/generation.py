@@ -110,7 +110,7 @@ class GenerateRequest:
     @property
     def load_only(self) -> bool:
         """True when nothing is asked but to load (or, with keep_alive 0, to unload) the model."""
-        return not self.messages and not self.prompt and not self.context
+        return not (self.messages or self.prompt or self.suffix or self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,8 @@ class Delta:
 
     `logprobs` are those of the tokens generated since the last Delta, where the request asked for them; text may come
     later than its tokens do (stop strings and thoughts are held back), so the two do not line up piece by piece.
+    `stop` is the stop string that ended the answer, on the last Delta, where one did and the backend tells.
+    `choice` numbers the answers to a request that wanted several; a TextGenerator writes one, which is 0.
     """
 
     text: str = ""
@@ -167,6 +169,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[ChosenToken, ...] = ()
+    stop: str | None = None
+    choice: int = 0
 
 
 class Pooling(Enum):

@@ -288,7 +288,7 @@ class Batcher:
             drafted_tokens=writer.drafted,
             accepted_tokens=writer.accepted,
         )
-        self._send(Finished(answer.number, text, reason, usage, logprobs))
+        self._send(Finished(answer.number, text, reason, usage, logprobs, writer.stop))
 
     # --- embeddings
 

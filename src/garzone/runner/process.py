@@ -179,7 +179,7 @@ class RunnerPool:
         if num_calls and reason is FinishReason.STOP:
             reason = FinishReason.TOOL_CALLS
         usage = replace(message.usage, load_ms=load_ms)
-        yield Delta(finish_reason=reason, usage=usage, logprobs=message.logprobs)
+        yield Delta(finish_reason=reason, usage=usage, logprobs=message.logprobs, stop=message.stop)
 
     async def embed(
         self,

@@ -18,7 +18,7 @@ from garzone.core.errors import ContextOverflow, GarzoneError, GenerationFailed,
 from garzone.core.generation import ChosenToken, Embeddings, FinishReason, GenerateRequest, Pooling, Usage
 from garzone.runner import codec
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MAX_FRAME_BYTES: Final = 1 << 30  # a conversation full of images; anything longer is noise on the pipe
 _LENGTH = struct.Struct(">I")
 
@@ -189,13 +189,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of an answer, with its last piece of text."""
+    """The end of an answer, with its last piece of text; `stop` is the stop string that ended it, if one did."""
 
     id: int
     text: str
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[ChosenToken, ...] = ()
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

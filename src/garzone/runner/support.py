@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from garzone.core.chat import ImagePart, Message, Role, ToolSpec
-from garzone.core.errors import InvalidRequest
+from garzone.core.errors import InvalidRequest, Unsupported
 from garzone.core.generation import GenerateRequest, ModelDetails
 from garzone.runner.protocol import Generate
 from garzone.text.chat_template import is_go_template
@@ -24,7 +24,7 @@ _HARMONY_ANSWER: Final = "<|channel|>final<|message|>"
 
 
 def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
-    """Raise InvalidRequest when this engine with this model cannot do what is asked."""
+    """Raise InvalidRequest or Unsupported when this engine with this model cannot do what is asked."""
     name = details.name
     if any(isinstance(part, ImagePart) for message in request.messages for part in message.content):
         raise InvalidRequest(f"model '{name}' does not support images")
@@ -34,6 +34,10 @@ def check_supported(request: GenerateRequest, details: ModelDetails) -> None:
         raise InvalidRequest(f"model '{name}' does not support thinking")
     if request.suffix and not request.raw and "insert" not in details.capabilities:
         raise InvalidRequest(f"model '{name}' does not support insert")
+    if request.must_call and request.tools and format_of_template(details.template) is HARMONY:
+        raise Unsupported(
+            f"tool_choice: model '{name}' cannot be made to call a tool: its calls are no plain JSON; use 'auto'"
+        )
     if request.output_schema is not None and request.grammar is not None:
         raise InvalidRequest("format: an answer has one grammar or one schema, not both")
     if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
@@ -98,9 +102,8 @@ def with_model_defaults(request: GenerateRequest, details: ModelDetails) -> Gene
     """The request with the model's own system prompt, unless it has one; a model that can think does, unless told."""
     if request.think is None and "thinking" in details.capabilities:
         request = replace(request, think=True)
-    free = request.output_schema is None and request.grammar is None
-    if request.must_call and request.tools and free and format_of_template(details.template) is not HARMONY:
-        request = replace(request, output_schema=calls_schema(request.tools))
+    if request.must_call and request.tools:  # a call has no text beside it that another schema could be about
+        request = replace(request, output_schema=calls_schema(request.tools), grammar=None)
     if details.messages and request.messages and not request.raw:
         request = replace(request, messages=_after_examples(details.messages, request.messages))
     if details.system and not request.raw:

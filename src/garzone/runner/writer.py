@@ -58,6 +58,11 @@ class Writer:
         self._hidden = frozenset[int]() if self.keep_special else self.model.tokenizer.special_ids
         self._masks: Future[list[NDArray[np.bool_]] | None] | None = None
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._stops.matched
+
     def prepare(self, draft: Sequence[int], executor: Executor) -> None:
         """Compute the masks for the step that is about to run, while it runs."""
         if self.matcher is not None and self.matcher.constrains:

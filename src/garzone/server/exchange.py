@@ -33,12 +33,16 @@ class Exchange(Protocol):
         """The request, with the model's own sampling where it says nothing. Raises InvalidRequest."""
         ...
 
+    def choices(self, request: GenerateRequest) -> Sequence[GenerateRequest]:
+        """The requests to which that is what to answer: several, where several answers are wanted."""
+        ...
+
     def begin(self) -> bytes:
         """What a streamed answer begins with, before there is any text."""
         ...
 
     def piece(self, delta: Delta) -> bytes:
-        """One Delta of a streamed answer; the one with a finish reason ends it."""
+        """One Delta of a streamed answer; the one with a finish reason ends it, once all choices have theirs."""
         ...
 
     def heartbeat(self) -> bytes:

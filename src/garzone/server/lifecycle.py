@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from garzone.core.errors import BackendUnavailable, GarzoneError, GenerationFailed
 from garzone.core.generation import Delta, SamplingParams
 from garzone.core.ports import TextGenerator
+from garzone.server.choices import answers
 from garzone.server.defaults import sampling_of
 from garzone.server.exchange import Exchange, headers_of, status_of
 
@@ -90,9 +91,10 @@ class Answer:
             streams = self._exchange.stream and not request.load_only
             if streams:
                 heartbeat = asyncio.create_task(sender.keep_alive(self._heartbeat_s))
-            async with aclosing(self._generator.generate(request)) as deltas:
+            requests = self._exchange.choices(request)
+            async with aclosing(answers(self._generator, requests)) as deltas:
                 if streams:
-                    await self._stream(deltas, sender)
+                    await self._stream(deltas, sender, len(requests))
                 else:
                     await sender.send_document(200, self._exchange.whole(await _collect(deltas)))
         except GarzoneError as error:
@@ -104,10 +106,11 @@ class Answer:
             if heartbeat is not None:
                 heartbeat.cancel()
 
-    async def _stream(self, deltas: AsyncGenerator[Delta], sender: _Sender) -> None:
+    async def _stream(self, deltas: AsyncGenerator[Delta], sender: _Sender, num_choices: int) -> None:
         piece_of, send_piece = self._exchange.piece, sender.send_piece
         async for delta in deltas:
-            last = delta.finish_reason is not None
+            num_choices -= delta.finish_reason is not None
+            last = not num_choices
             await send_piece(piece_of(delta), last)
             if last:
                 return

@@ -18,6 +18,7 @@ from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, SamplingParams
 from garzone.server.dialects.wire import (
     Json,
+    OneAnswer,
     Strings,
     Wire,
     image_of_base64,
@@ -101,7 +102,7 @@ class _Asked(Wire):
     output_format: _Format | None = None  # where a beta had it before
 
 
-class Asked:
+class Asked(OneAnswer):
     """A request for messages, or for their number of tokens."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
@@ -110,6 +111,7 @@ class Asked:
             raise InvalidRequest("messages: at least one message is required")
         self.model = self._asked.model
         self.stream = self._asked.stream
+        self.stop_sequences = strip_empty(self._asked.stop_sequences)
 
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
         """The conversation. It is never cut: what does not fit is an error that Claude Code compacts on."""
@@ -119,7 +121,7 @@ class Asked:
             messages=(*_system(asked.system), *_messages(asked.messages)),
             tools=_tools(asked.tools, asked.tool_choice),
             must_call=bool(asked.tools) and asked.tool_choice.type in ("any", "tool"),
-            sampling=_sampling(asked, defaults),
+            sampling=_sampling(asked, defaults, self.stop_sequences),
             think=_think(asked),
             truncate=False,
             output_schema=_schema(asked),
@@ -237,7 +239,7 @@ def _tools(tools: Sequence[_Tool], choice: _ToolChoice) -> tuple[ToolSpec, ...]:
     return tuple(spec for spec in specs if choice.type == "tool" and spec.name == choice.name) or specs
 
 
-def _sampling(asked: _Asked, defaults: SamplingParams) -> SamplingParams:
+def _sampling(asked: _Asked, defaults: SamplingParams, stops: Sequence[str]) -> SamplingParams:
     changed: dict[str, Any] = {}
     if asked.temperature is not None:
         changed["temperature"] = asked.temperature
@@ -247,8 +249,8 @@ def _sampling(asked: _Asked, defaults: SamplingParams) -> SamplingParams:
         changed["top_k"] = max(0, asked.top_k)
     if asked.max_tokens is not None:
         changed["max_tokens"] = max(1, asked.max_tokens)  # 0 warms a cache with Anthropic
-    if asked.stop_sequences:
-        changed["stop"] = (*defaults.stop, *strip_empty(asked.stop_sequences))
+    if stops:
+        changed["stop"] = (*defaults.stop, *stops)
     return replace(defaults, **changed)
 
 

@@ -64,11 +64,7 @@ class MessagesExchange(Asked):
             events += self._call(call)
         if delta.finish_reason is None:
             return events
-        ending = {
-            "type": "message_delta",
-            "delta": {"stop_reason": self._stop_reason(delta.finish_reason), "stop_sequence": None},
-            "usage": _usage(delta.usage),
-        }
+        ending = {"type": "message_delta", "delta": self._ending(delta), "usage": _usage(delta.usage)}
         events += self._close() + event(ending, "message_delta")
         return events + event({"type": "message_stop"}, "message_stop")
 
@@ -92,9 +88,7 @@ class MessagesExchange(Asked):
         content += [_tool_use(call, dict(call.arguments)) for call in calls]
         self._num_calls = len(calls)
         last = deltas[-1]
-        assert last.finish_reason is not None
-        reason = self._stop_reason(last.finish_reason)
-        return {**self._message(), "content": content, "stop_reason": reason, "usage": _usage(last.usage)}
+        return {**self._message(), "content": content, **self._ending(last), "usage": _usage(last.usage)}
 
     def error_document(self, error: GarzoneError) -> Mapping[str, Any]:
         """`{type: "error", error: {type, message}, request_id}`."""
@@ -103,10 +97,14 @@ class MessagesExchange(Asked):
     def _message(self) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self.model, "stop_sequence": None}
 
-    def _stop_reason(self, reason: FinishReason) -> str:
-        if self._num_calls and reason is FinishReason.STOP:
-            return STOP_REASONS[FinishReason.TOOL_CALLS]
-        return STOP_REASONS[reason]
+    def _ending(self, last: Delta) -> dict[str, Any]:
+        """Why the answer ended. Only a stop string of the request's own is named: the model's are how it ends turns."""
+        assert last.finish_reason is not None
+        if self._num_calls and last.finish_reason is FinishReason.STOP:
+            return {"stop_reason": STOP_REASONS[FinishReason.TOOL_CALLS], "stop_sequence": None}
+        if last.stop in self.stop_sequences:
+            return {"stop_reason": "stop_sequence", "stop_sequence": last.stop}
+        return {"stop_reason": STOP_REASONS[last.finish_reason], "stop_sequence": None}
 
     def _enter(self, kind: str) -> bytes:
         """Open a block of text or thinking, unless one is open."""

@@ -27,7 +27,14 @@ from garzone.core.generation import (
     Usage,
 )
 from garzone.server.dialects.ollama_options import Options, parse_keep_alive, warn_of_unknown
-from garzone.server.dialects.wire import Wire, arguments_of, clamped_top_logprobs, image_of_base64, validate
+from garzone.server.dialects.wire import (
+    OneAnswer,
+    Wire,
+    arguments_of,
+    clamped_top_logprobs,
+    image_of_base64,
+    validate,
+)
 
 IMAGE: Final = "application/octet-stream"  # clients do not say which format
 NUM_KEEP: Final = 4  # Ollama's default: the first tokens hold up attention when a context is shifted
@@ -144,7 +151,7 @@ def _validated(kind: type[_AnyAsked], body: Mapping[str, Any]) -> _AnyAsked:
     return asked
 
 
-class _Exchange:
+class _Exchange(OneAnswer):
     """What generate and chat have in common: NDJSON, metrics on the last line, errors as `{"error": ...}`."""
 
     media_type = "application/x-ndjson"
@@ -198,6 +205,7 @@ class ChatExchange(_Exchange):
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self._asked = _validated(_AskedChat, body)
+        self._num_calls = 0  # in the lines so far
         super().__init__(self._asked)
 
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
@@ -218,7 +226,9 @@ class ChatExchange(_Exchange):
             if not delta.text:
                 return b""
             return self._text_line(delta.text)
-        line = {"model": self.model, "created_at": _now(), "message": _message(delta), **_logprobs(delta)}
+        message = _message(delta, first_call=self._num_calls)
+        self._num_calls += len(delta.tool_calls)
+        line = {"model": self.model, "created_at": _now(), "message": message, **_logprobs(delta)}
         line |= {"done": False} if delta.finish_reason is None else self._end(delta)
         return json.dumps(line).encode() + b"\n"
 
@@ -305,14 +315,14 @@ def _tools(tools: Sequence[_Tool]) -> tuple[ToolSpec, ...]:
     return tuple(ToolSpec(tool.function.name, tool.function.description, tool.function.parameters) for tool in tools)
 
 
-def _message(*deltas: Delta) -> dict[str, Any]:
+def _message(*deltas: Delta, first_call: int = 0) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": "".join(delta.text for delta in deltas)}
     if thinking := "".join(delta.thinking for delta in deltas):
         message["thinking"] = thinking
     if calls := [call for delta in deltas for call in delta.tool_calls]:
         message["tool_calls"] = [
             {"id": call.id, "function": {"index": index, "name": call.name, "arguments": dict(call.arguments)}}
-            for index, call in enumerate(calls)
+            for index, call in enumerate(calls, first_call)
         ]
     return message
 

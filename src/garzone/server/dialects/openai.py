@@ -15,11 +15,12 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from garzone.core.chat import Message, Role, ToolCall
-from garzone.core.errors import GarzoneError, InvalidRequest
+from garzone.core.errors import GarzoneError
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams
 from garzone.server.dialects.openai_common import (
     FINGERPRINT,
     FINISH_REASONS,
+    MAX_CHOICES,
     Call,
     Part,
     ResponseFormat,
@@ -29,6 +30,7 @@ from garzone.server.dialects.openai_common import (
     error_document,
     must_call,
     parts_of,
+    several,
     tools_of,
     usage_of,
 )
@@ -75,7 +77,7 @@ class _Asked(Sampled):
     reasoning_effort: str = ""
     reasoning: _Reasoning = _Reasoning()
     prediction: _Prediction = _Prediction()
-    n: int = 1
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
     logprobs: bool = False
     top_logprobs: int | None = None
 
@@ -93,7 +95,8 @@ class ChatExchange:
         self._includes_usage = self._asked.stream_options.include_usage
         self._id = f"chatcmpl-{uuid.uuid4().hex[:24]}"
         self._created = int(time.time())
-        self._num_calls = 0
+        self._num_calls = [0] * self._asked.n  # by choice
+        self._num_open = self._asked.n
         head = {
             "id": self._id,
             "object": "chat.completion.chunk",
@@ -109,8 +112,6 @@ class ChatExchange:
     def to_request(self, defaults: SamplingParams) -> GenerateRequest:
         """The conversation. It is never cut: what does not fit is an error that clients compact on."""
         asked = self._asked
-        if asked.n != 1:
-            raise InvalidRequest("n: only one choice is supported")
         limits = [limit for limit in (asked.max_tokens, asked.max_completion_tokens) if limit is not None]
         names = {call.id: call.function.name for message in asked.messages for call in message.tool_calls if call.id}
         predicted = Message(Role.USER, parts_of(asked.prediction.content)).text
@@ -127,21 +128,29 @@ class ChatExchange:
             logprobs=clamped_top_logprobs(asked.top_logprobs) if asked.logprobs else None,
         )
 
+    def choices(self, request: GenerateRequest) -> Sequence[GenerateRequest]:
+        """As many as are wanted."""
+        return several(request, self._asked.n)
+
     def begin(self) -> bytes:
-        """The chunk with the role."""
-        return self._chunk('{"role": "assistant", "content": ""}')
+        """The chunk with the role, of each choice."""
+        role = '{"role": "assistant", "content": ""}'
+        return b"".join(self._chunk(role, choice) for choice in range(self._asked.n))
 
     def piece(self, delta: Delta) -> bytes:
-        """One event; with the finish reason also usage, if asked for, and the end."""
+        """One event; with the last finish reason also usage, if asked for, and the end."""
         events = b""
         if delta.logprobs:
             events = self._logprobs_chunk(delta)
         elif delta.text or delta.thinking or delta.tool_calls:
-            events = self._chunk(json.dumps(self._fields(delta)))
+            events = self._chunk(json.dumps(self._fields(delta)), delta.choice)
         if delta.finish_reason is None:
             return events
-        ending = json.dumps({"finish_reason": self._finish_reason(delta)})[1:]
-        events += f'{self._head}, "choices": [{{"index": 0, "delta": {{}}, {ending}]{self._usage_null}}}\n\n'.encode()
+        ending = json.dumps({"index": delta.choice, "delta": {}, "finish_reason": self._finish_reason(delta)})
+        events += f'{self._head}, "choices": [{ending}]{self._usage_null}}}\n\n'.encode()
+        self._num_open -= 1
+        if self._num_open:
+            return events
         if self._includes_usage:
             usage = json.dumps(usage_of(delta.usage))
             events += f'{self._head}, "choices": [], "usage": {usage}}}\n\n'.encode()
@@ -157,21 +166,13 @@ class ChatExchange:
 
     def whole(self, deltas: Sequence[Delta]) -> Mapping[str, Any]:
         """The completion in one document."""
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(delta.text for delta in deltas)}
-        if thinking := "".join(delta.thinking for delta in deltas):
-            message["reasoning"] = thinking
-        if calls := [call for delta in deltas for call in delta.tool_calls]:
-            message["tool_calls"] = self._calls(calls)
-        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": self._finish_reason(deltas[-1])}
-        if tokens := [token for delta in deltas for token in delta.logprobs]:
-            choice["logprobs"] = {"content": [chosen_token(token) for token in tokens], "refusal": None}
         return {
             "id": self._id,
             "object": "chat.completion",
             "created": self._created,
             "model": self.model,
             "system_fingerprint": FINGERPRINT,
-            "choices": [choice],
+            "choices": [self._choice(number, deltas) for number in range(self._asked.n)],
             "usage": usage_of(deltas[-1].usage),
         }
 
@@ -180,6 +181,18 @@ class ChatExchange:
         """`{"error": {message, type, param, code}}`."""
         return error_document(error)
 
+    def _choice(self, number: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        own = [delta for delta in deltas if delta.choice == number]
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(delta.text for delta in own)}
+        if thinking := "".join(delta.thinking for delta in own):
+            message["reasoning"] = thinking
+        if calls := [call for delta in own for call in delta.tool_calls]:
+            message["tool_calls"] = self._calls(calls, number)
+        choice: dict[str, Any] = {"index": number, "message": message, "finish_reason": self._finish_reason(own[-1])}
+        if tokens := [token for delta in own for token in delta.logprobs]:
+            choice["logprobs"] = {"content": [chosen_token(token) for token in tokens], "refusal": None}
+        return choice
+
     def _fields(self, delta: Delta) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         if delta.text:
@@ -187,20 +200,21 @@ class ChatExchange:
         if delta.thinking:
             fields["reasoning"] = delta.thinking
         if delta.tool_calls:
-            fields["tool_calls"] = self._calls(delta.tool_calls)
+            fields["tool_calls"] = self._calls(delta.tool_calls, delta.choice)
         return fields
 
-    def _chunk(self, delta: str) -> bytes:
-        return f'{self._head}, "choices": [{{"index": 0, "delta": {delta}{self._tail}'.encode()
+    def _chunk(self, delta: str, choice: int) -> bytes:
+        return f'{self._head}, "choices": [{{"index": {choice}, "delta": {delta}{self._tail}'.encode()
 
     def _logprobs_chunk(self, delta: Delta) -> bytes:
         logprobs = {"content": [chosen_token(token) for token in delta.logprobs], "refusal": None}
-        choice = {"index": 0, "delta": self._fields(delta), "logprobs": logprobs, "finish_reason": None}
+        fields = self._fields(delta)
+        choice = {"index": delta.choice, "delta": fields, "logprobs": logprobs, "finish_reason": None}
         return f'{self._head}, "choices": [{json.dumps(choice)}]{self._usage_null}}}\n\n'.encode()
 
-    def _calls(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-        first = self._num_calls
-        self._num_calls += len(calls)
+    def _calls(self, calls: Sequence[ToolCall], choice: int) -> list[dict[str, Any]]:
+        first = self._num_calls[choice]
+        self._num_calls[choice] += len(calls)
         return [
             {
                 "index": first + index,
@@ -213,6 +227,6 @@ class ChatExchange:
 
     def _finish_reason(self, last: Delta) -> str:
         assert last.finish_reason is not None
-        if self._num_calls and last.finish_reason is FinishReason.STOP:
+        if self._num_calls[last.choice] and last.finish_reason is FinishReason.STOP:
             return FINISH_REASONS[FinishReason.TOOL_CALLS]
         return FINISH_REASONS[last.finish_reason]

@@ -21,10 +21,19 @@ from garzone.core.errors import (
     Unsupported,
     UsageError,
 )
-from garzone.core.generation import ChosenToken, FinishReason, ModelDetails, SamplingParams, TokenLogprob, Usage
+from garzone.core.generation import (
+    ChosenToken,
+    FinishReason,
+    GenerateRequest,
+    ModelDetails,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from garzone.server.dialects.wire import Strings, Wire, arguments_of, image_of_url, strip_empty
 
 FINGERPRINT: Final = "fp_garzone"
+MAX_CHOICES: Final = 128  # of one request; OpenAI's limit
 FINISH_REASONS: Final = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
@@ -93,6 +102,14 @@ class Tool(Wire):
 
     type: str = "function"
     function: _Function | None = None
+
+
+def several(request: GenerateRequest, count: int) -> list[GenerateRequest]:
+    """So many times the same; with a seed, each answer has its own, so that they differ and can be had again."""
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * count
+    return [replace(request, sampling=replace(request.sampling, seed=seed + number)) for number in range(count)]
 
 
 def tools_of(tools: Sequence[Tool], choice: str | Mapping[str, Any]) -> tuple[ToolSpec, ...]:

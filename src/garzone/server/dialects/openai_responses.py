@@ -18,7 +18,15 @@ from garzone.core.chat import Message, Role, TextPart, ToolCall, ToolSpec
 from garzone.core.errors import InvalidRequest
 from garzone.core.generation import GenerateRequest, SamplingParams
 from garzone.server.dialects.openai_common import Part, ResponseFormat, chosen_tools, must_call, parts_of
-from garzone.server.dialects.wire import Json, Wire, arguments_of, clamped_top_logprobs, think_of, validate
+from garzone.server.dialects.wire import (
+    Json,
+    OneAnswer,
+    Wire,
+    arguments_of,
+    clamped_top_logprobs,
+    think_of,
+    validate,
+)
 
 _CALLS: Final = ("function_call", "custom_tool_call", "local_shell_call")
 _RESULTS: Final = ("function_call_output", "custom_tool_call_output", "local_shell_call_output")
@@ -104,7 +112,7 @@ _FREE_TEXT: Final = {
 }
 
 
-class Asked:
+class Asked(OneAnswer):
     """A request for a response."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, model_validato
 
 from garzone.core.chat import ImagePart
 from garzone.core.errors import InvalidRequest
+from garzone.core.generation import GenerateRequest
 
 Json = dict[str, Any]
 EVENT_STREAM: Final = "text/event-stream"
@@ -57,6 +58,14 @@ Strings = Annotated[list[str], BeforeValidator(_one_or_more)]
 """A list of texts, or one of them alone."""
 
 _AnyWire = TypeVar("_AnyWire", bound=BaseModel)
+
+
+class OneAnswer:
+    """What the exchanges have in common whose requests want one answer."""
+
+    def choices(self, request: GenerateRequest) -> Sequence[GenerateRequest]:
+        """The request alone."""
+        return (request,)
 
 
 def validate(kind: type[_AnyWire], body: Mapping[str, Any]) -> _AnyWire:
