@@ -1,6 +1,8 @@
 """`garzone serve` as clients see it: the real packages of three vendors, real weights."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import anthropic
 import httpx2
@@ -129,3 +131,147 @@ def test_a_schema_is_kept_to_in_every_dialect(server: str) -> None:
         assert isinstance(document["city"], str)
         assert isinstance(document["large"], bool)
     assert len(set(answers)) == 1, "greedy answers to the same question"
+
+
+def test_several_choices_share_one_prompt(server: str) -> None:
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
+    alone = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+    assert alone.usage
+    three = client.chat.completions.create(model=MODEL, messages=messages, n=3, seed=7, max_tokens=12)
+    again = client.chat.completions.create(model=MODEL, messages=messages, n=3, seed=7, max_tokens=12)
+    texts = [choice.message.content for choice in three.choices]
+    assert len(set(texts)) > 1, "each choice has a seed of its own"
+    assert texts == [choice.message.content for choice in again.choices]
+    assert three.usage
+    assert three.usage.prompt_tokens == alone.usage.prompt_tokens
+    greedy = client.chat.completions.create(model=MODEL, messages=messages, n=2, temperature=0, max_tokens=12)
+    assert len({choice.message.content for choice in greedy.choices}) == 1
+
+
+def test_the_anthropic_client_learns_which_sequence_stopped_an_answer(server: str) -> None:
+    client = anthropic.Anthropic(base_url=server, api_key="none", max_retries=0)
+    asked: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
+    message = client.messages.create(
+        model=MODEL, messages=asked, max_tokens=40, stop_sequences=["Rome", "Paris"], extra_body={"temperature": 0}
+    )
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "Paris")
+    message = client.messages.create(model=MODEL, messages=asked, max_tokens=3, stop_sequences=["Rome"])
+    assert (message.stop_reason, message.stop_sequence) == ("max_tokens", None)
+
+
+# As Qwen2.5's template tells of tools, shortened; smollm2:135m was trained on none
+TOOL_TEMPLATE = """{%- if tools %}<|im_start|>system
+Call a function with <tool_call>{"name": ..., "arguments": ...}</tool_call>. There are:
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris", "Rome"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+PLACE = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Rome"]}}, "required": ["city"]}
+TOOLS = [("weather", WEATHER), ("move", PLACE)]
+
+
+@pytest.fixture(scope="session")
+def tool_model(server: str) -> str:
+    """The same weights with a template that offers tools."""
+    made = httpx2.post(
+        f"{server}/api/create",
+        json={"model": "tooled", "from": MODEL, "template": TOOL_TEMPLATE, "stream": False},
+        timeout=60,
+    )
+    assert made.json() == {"status": "success"}
+    assert "tools" in httpx2.post(f"{server}/api/show", json={"model": "tooled"}).json()["capabilities"]
+    return "tooled"
+
+
+def _fits(name: str, arguments: Any) -> bool:
+    if name == "move":
+        return arguments["city"] == "Rome"
+    return set(arguments) == {"city", "days"} and arguments["city"] in ("Paris", "Rome") and 1 <= arguments["days"] <= 9
+
+
+Called = list[tuple[str, Any, str]]
+"""Name, arguments, and why the answer ended, of each call."""
+
+
+def _call_chat(server: str, model: str, name: str | None, stream: bool) -> Called:
+    client: Any = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    made = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": QUESTION}],
+        tools=[{"type": "function", "function": {"name": tool, "parameters": schema}} for tool, schema in TOOLS],
+        tool_choice={"type": "function", "function": {"name": name}} if name else "required",
+        max_tokens=80,
+        temperature=1.5,
+        stream=stream,
+    )
+    if not stream:
+        choice = made.choices[0]
+        called = [call.function for call in choice.message.tool_calls]
+        return [(one.name, json.loads(one.arguments), choice.finish_reason) for one in called]
+    choices = [chunk.choices[0] for chunk in made if chunk.choices]
+    called = [call.function for choice in choices for call in choice.delta.tool_calls or []]
+    return [(one.name, json.loads(one.arguments), choices[-1].finish_reason) for one in called]
+
+
+def _call_messages(server: str, model: str, name: str | None, stream: bool) -> Called:
+    client: Any = anthropic.Anthropic(base_url=server, api_key="none", max_retries=0)
+    asked = {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "tools": [{"name": tool, "input_schema": schema} for tool, schema in TOOLS],
+        "tool_choice": {"type": "tool", "name": name} if name else {"type": "any"},
+        "max_tokens": 80,
+        "extra_body": {"temperature": 1.5},
+    }
+    if stream:
+        with client.messages.stream(**asked) as events:
+            message = events.get_final_message()
+    else:
+        message = client.messages.create(**asked)
+    return [(block.name, block.input, message.stop_reason) for block in message.content if block.type == "tool_use"]
+
+
+def _call_responses(server: str, model: str, name: str | None, stream: bool) -> Called:
+    client: Any = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    asked = {
+        "model": model,
+        "input": QUESTION,
+        "tools": [{"type": "function", "name": tool, "parameters": schema} for tool, schema in TOOLS],
+        "tool_choice": {"type": "function", "name": name} if name else "required",
+        "max_output_tokens": 80,
+        "temperature": 1.5,
+    }
+    if stream:
+        with client.responses.stream(**asked) as events:
+            response = events.get_final_response()
+    else:
+        response = client.responses.create(**asked)
+    items = [item for item in response.output if item.type == "function_call"]
+    return [(item.name, json.loads(item.arguments), response.status) for item in items]
+
+
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("call", "ended"), [(_call_chat, "tool_calls"), (_call_messages, "tool_use"), (_call_responses, "completed")]
+)
+def test_a_call_that_must_be_is_made_by_a_model_that_never_learnt_to(
+    server: str, tool_model: str, call: Callable[[str, str, str | None, bool], Called], ended: str, stream: bool
+) -> None:
+    """A hot sampler, 135 million parameters, and still one call whose arguments fit the tool's schema."""
+    for name in (None, "move"):
+        ((called, arguments, reason),) = call(server, tool_model, name, stream)
+        assert called == name or (name is None and called in ("weather", "move"))
+        assert _fits(called, arguments), arguments
+        assert reason == ended

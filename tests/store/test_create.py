@@ -54,6 +54,9 @@ def test_a_jinja_template_is_used_before_the_files_own(store: Store) -> None:
     made = store.create("plain", ModelRecipe("base:1b", template="{{ messages[-1].content }}"))
     assert made.template == "{{ messages[-1].content }}"
     assert store.create("go", ModelRecipe("base:1b", template="{{ .Prompt }}!")).template == own
+    able = store.create("able", ModelRecipe("base:1b", template="{% if tools %}{{ tools }}{% endif %}<think>"))
+    assert able.capabilities == ("completion", "tools", "thinking"), "what can be asked for is the template's to say"
+    assert store.create("go", ModelRecipe("able", template="{{ .Tools }}")).capabilities == made.capabilities
     with pytest.raises(UsageError, match="TEMPLATE cannot be used"):
         store.create("bad", ModelRecipe("base:1b", template="{% for x in %}"))
 

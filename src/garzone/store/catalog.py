@@ -32,7 +32,7 @@ from garzone.store.blobs import (
     sync_directory,
     write_atomically,
 )
-from garzone.store.details import Header, Headers
+from garzone.store.details import Header, Headers, capabilities_under
 from garzone.store.manifest import (
     CONFIG_TYPE,
     LICENSE,
@@ -396,12 +396,14 @@ class Store:
             )
         header = self._headers.read(path)
         parameters = "".join(self._texts(stored.manifest, PARAMS)) or "{}"
+        template = _template_of(header.template, "".join(self._texts(stored.manifest, TEMPLATE)))
         return replace(
             _from_header(header, name),
             digest=sha256_of(stored.manifest.raw),
             size_bytes=sum(layer.size for layer in stored.manifest.blobs),
             modified_at=stored.modified_at,
-            template=_template_of(header.template, "".join(self._texts(stored.manifest, TEMPLATE))),
+            template=template,
+            capabilities=capabilities_under(header, template),
             system="\n".join(self._texts(stored.manifest, SYSTEM)),
             license="\n".join(self._texts(stored.manifest, LICENSE)) or header.license,
             parameters=parse_parameters(parameters.encode()),

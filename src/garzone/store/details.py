@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from garzone.core.errors import GGUFError
 from garzone.engine.gguf import GGUFFile
-from garzone.text.chat_template import fills_in, template_capabilities
+from garzone.text.chat_template import fills_in, is_go_template, template_capabilities
 
 # `enum llama_ftype` in https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h, named as Ollama names them
 _FILE_TYPES: Final = {
@@ -114,6 +114,14 @@ def human_bytes(size: int) -> str:
             value = size / factor
             return f"{int(value)} {unit}" if value >= 10 or size % factor == 0 else f"{value:.1f} {unit}"
     return f"{size} B"
+
+
+def capabilities_under(header: Header, template: str) -> tuple[str, ...]:
+    """What a model can be asked for under another template than its own; one that is not rendered here adds nothing."""
+    if template == header.template or is_go_template(template) or "embedding" in header.capabilities:
+        return header.capabilities
+    own = [name for name in template_capabilities(template) if name != "insert"]
+    return (*own, *(name for name in header.capabilities if name == "insert"))
 
 
 def _capabilities(metadata: Mapping[str, Any], family: str, template: str) -> tuple[str, ...]:
