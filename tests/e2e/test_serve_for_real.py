@@ -9,6 +9,7 @@ import httpx2
 import ollama
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.conftest import MODEL, World
 from tests.numbers import record_number
@@ -135,7 +136,7 @@ def test_a_schema_is_kept_to_in_every_dialect(server: str) -> None:
 
 def test_several_choices_share_one_prompt(server: str) -> None:
     client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
-    messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
     alone = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
     assert alone.usage
     three = client.chat.completions.create(model=MODEL, messages=messages, n=3, seed=7, max_tokens=12)
