@@ -95,6 +95,15 @@ def test_a_search_block_can_only_be_text_of_the_file(compiler: GrammarCompiler, 
     assert accepted(compiler.compile(for_edits(FILE)), tokenizer, invented) == "<<<<<<< SEARCH\n    return a"
 
 
+def test_a_search_block_lies_in_one_of_the_parts_and_is_not_blank(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    parts = ("a = 1\n\nb = 2\n", "c = 3\n")
+    for search, passes in (("b = 2\n", True), ("c = 3\n", True), ("b = 2\nc = 3\n", False), ("\n", False), ("", False)):
+        edit = f"<<<<<<< SEARCH\n{search}=======\nx\n>>>>>>> REPLACE\n"
+        assert (accepted(compiler.compile(for_edits(*parts)), tokenizer, edit) == edit) is passes, search
+
+
 @pytest.mark.parametrize("text", ["", "no newline at the end", "\n\n", "a\r\nb\r\n", 'x = "\\n{}"\n'])
 def test_edits_of_any_file_have_a_grammar(compiler: GrammarCompiler, tokenizer: Tokenizer, text: str) -> None:
     first = (text.splitlines() or [""])[0]

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from garzone.agent.context import Target
 from garzone.agent.events import CandidateText, Listener
+from garzone.agent.excerpts import STEPS, excerpt
 from garzone.agent.kinds import Attempt, Job, Material, Question, Style
+from garzone.agent.search_replace import is_finished
 from garzone.core.errors import BackendUnavailable, ContextTooSmall, GenerationFailed, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
 from garzone.core.ports import TextGenerator
@@ -25,7 +28,10 @@ DEFAULT_CONTEXT_TOKENS = 4096  # where a backend does not know; Ollama's own def
 MAX_CONTEXT_TOKENS = 8192
 TEMPLATE_TOKENS = 48  # what a chat template puts around a few messages, system turn included
 MIN_ANSWER_TOKENS = 192
+EDITS_TOKENS = 1024  # some blocks; EDITS_SHARE of a smaller context
+EDITS_SHARE = 0.25
 SMALL_PARAMETERS = 1e9  # measured at 135M (kinds.Style); from 1.5B on, failing tests are known to help (EVIDENCE)
+Enough = Callable[[str], bool]  # whether an unfinished answer already holds all that is needed
 RETRY_DELAYS_S = (0.5, 2.0, 5.0)  # for a queue that is full for a moment
 
 
@@ -93,13 +99,16 @@ class Writer:
         assert self._opened is not None, "prepare comes first"
         return self._opened
 
-    @property
-    def styles(self) -> tuple[Style, ...]:
-        """How this model is asked, candidate after candidate, over and over."""
+    def styles(self, target: Target) -> tuple[Style, ...]:
+        """How this model is asked for a target, candidate after candidate, over and over."""
+        if (target.label, Style.EDITS) in self._prompts:
+            return (Style.EDITS,)
         return self._job.styles(self._budget.small)
 
     async def prepare(self, job: Job) -> list[Target]:
         """Make the first prompts of a job's targets, and leave out targets that do not fit.
+
+        A target is asked for as a whole where that fits, else as edits where its kind takes them.
 
         Returns:
             The targets that fit, in their order.
@@ -113,20 +122,41 @@ class Writer:
         for target in self._job.targets:
             material = self._job.material(target)
             try:
-                for style in dict.fromkeys(self.styles):
+                for style in dict.fromkeys(self.styles(target)):
                     self._prompts[target.label, style] = await self._fitted(target, material, style)
                 fitting.append(target)
             except ContextTooSmall as misfit:
-                misfits.append(misfit)
+                if await self._as_edits(target, material):
+                    fitting.append(target)
+                else:
+                    misfits.append(misfit)
         if not fitting:
             raise min(misfits, key=lambda misfit: misfit.needed_tokens)
         return fitting
 
+    async def _as_edits(self, target: Target, material: Material) -> bool:
+        """Make the prompt that asks for edits of a target; False where that does not fit or is not taken."""
+        if not self._job.takes_edits(target):
+            return False
+        try:
+            prompt = await self._fitted(target, material, Style.EDITS)
+        except ContextTooSmall:
+            return False
+        self._prompts[target.label, Style.EDITS] = prompt
+        held = ", held to text that exists" if prompt.question.grammar else ""
+        self.notes.append(f"{target.label} is too long to be written again, so edits were asked for{held}")
+        return True
+
     async def _fitted(self, target: Target, material: Material, style: Style) -> Prompt:
         needed = 0
-        # a rewritten function is about as long as it was; twice that leaves room for a changed mind and some prose
-        answer_tokens = max(2 * await self._count(self._job.expected_text(target)) + 64, MIN_ANSWER_TOKENS)
-        for less, left_out in _ever_less(material):
+        if style is Style.EDITS:
+            answer_tokens = min(EDITS_TOKENS, int(EDITS_SHARE * self._budget.context_tokens))
+            cuts = _ever_fewer_lines(target, material)
+        else:
+            # a rewritten function is about as long as it was; twice that leaves room for a changed mind and some prose
+            answer_tokens = max(2 * await self._count(self._job.expected_text(target)) + 64, MIN_ANSWER_TOKENS)
+            cuts = _ever_less(material)
+        for less, left_out in cuts:
             question = self._job.ask(target, less, style)
             num_tokens = await self._count_all(question)
             needed = num_tokens + answer_tokens
@@ -154,7 +184,8 @@ class Writer:
             if num_again + prompt.answer_tokens <= self._budget.context_tokens:
                 question, num_tokens = again, num_again
         request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
-        return await self._patiently(number, target, request, num_tokens)
+        enough = partial(self._job.enough, target) if asked.style is not Style.EDITS else is_finished
+        return await self._patiently(number, enough, request, num_tokens)
 
     async def answer(self, question: Question, max_tokens: int) -> str:
         """One greedy answer that is no candidate: what a kind wants to know beforehand."""
@@ -177,23 +208,24 @@ class Writer:
             num_ctx=self._budget.context_tokens,
             think=False,
             truncate=False,
+            grammar=question.grammar,
         )
 
-    async def _patiently(self, number: int, target: Target | None, request: GenerateRequest, num_tokens: int) -> str:
+    async def _patiently(self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int) -> str:
         """An answer, asked for again where the backend was too busy, or broke off and may be there again by now.
 
         Always the same model by the same name: behind one address there may be several servers, of which one died.
         """
         for delay_s in RETRY_DELAYS_S:
             try:
-                return await self._stream(number, target, request, num_tokens)
+                return await self._stream(number, enough, request, num_tokens)
             except (Overloaded, GenerationFailed, BackendUnavailable) as error:
                 if not isinstance(error, Overloaded):
                     self.notes.append(f"an answer was asked for again: {str(error)[:160]}")
                 await asyncio.sleep(delay_s)
-        return await self._stream(number, target, request, num_tokens)
+        return await self._stream(number, enough, request, num_tokens)
 
-    async def _stream(self, number: int, target: Target | None, request: GenerateRequest, num_tokens: int) -> str:
+    async def _stream(self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int) -> str:
         text, usage = "", None
         stream = self._generator.generate(request)
         async with contextlib.aclosing(stream):
@@ -206,7 +238,7 @@ class Writer:
                     may_close = not delta.finish_reason and (
                         "`" in delta.text or "~" in delta.text or "\n" in delta.text
                     )
-                    if may_close and target is not None and self._job.enough(target, text):
+                    if may_close and enough is not None and enough(text):
                         break
         if usage is None:  # broken off by us: the backend never told
             usage = Usage(prompt_tokens=num_tokens, completion_tokens=await self._count(text))
@@ -230,8 +262,19 @@ def _ever_less(material: Material) -> Iterator[tuple[Material, str]]:
         replace(short, definitions=(), output=_shortened(material.output, 400)),
         "what the code uses, nor most of the failing output",
     )
-    yield Material(output=_shortened(material.output, 300)), "the failing tests, nor what the code uses"
-    yield Material(), "the failing tests and their output"
+    least = Material(output=_shortened(material.output, 300), focus=material.focus)
+    yield least, "the failing tests, nor what the code uses"
+    yield replace(least, output=""), "the failing tests and their output"
+
+
+def _ever_fewer_lines(target: Target, material: Material) -> Iterator[tuple[Material, str]]:
+    """Material cut down step by step, the target's own lines last of all."""
+    yield from _ever_less(material)
+    for num_lines in STEPS:
+        cut = replace(material, tests=material.tests[:1], output=_shortened(material.output, 800), definitions=())
+        for less in (cut, replace(cut, tests=())):
+            if left_out := excerpt(target, material.focus, num_lines).left_out:
+                yield replace(less, num_lines=num_lines), f"{left_out}, nor what it uses"
 
 
 def _shortened(text: str, max_chars: int) -> str:

@@ -289,6 +289,19 @@ def _rank_callees(code: CodeBase, ranking: _Ranking, searched: Sequence[str]) ->
                 ranking.add(path, other, score * 0.4)
 
 
+def focus_lines(code: CodeBase, path: str, evidence: Evidence, output: str, words: set[str]) -> list[int]:
+    """Lines of a file that a task is about, the most important first: where it broke, functions it names, its words."""
+    traces = [list(failure.trace) or _places(failure.message) for failure in evidence.failures] or [_places(output)]
+    broke = [line for trace in traces for place, line in reversed(trace) if code.resolve(place) == path]
+    spans = [span for span in code.spans(path) if span.name in words]
+    named = [line for span in spans for line in (span.first_line, span.last_line)]  # what it takes, what it gives
+    source = code.source(path)
+    lines = split_lines(source.text) if source else []
+    telling = {word for word in words if len(word) > 3}
+    said = [number for number, line in enumerate(lines, 1) if telling & set(re.findall(r"[A-Za-z_]\w+", line))]
+    return list(dict.fromkeys([*broke, *named, *said]))
+
+
 def trimmed_output(output: str, evidence: Evidence, max_chars: int) -> str:
     """What a failing run says, in few words: the messages of the failing tests, else the end of the output."""
     # a script's message alone does not show the line that failed; its traceback does

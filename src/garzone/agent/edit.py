@@ -95,13 +95,13 @@ def replace_function(text: str, span: Span, answer: str) -> Edited | EditMiss:
         code = textwrap.dedent(reading.expandtabs(4) if "\t" in reading else reading).strip("\n") + "\n"
         written = parse(code)
         if written is None:
-            reasons.append(_syntax_complaint(code))
+            reasons.append(syntax_complaint(code))
             continue
         found = _definition(written, span)
         if found is None:
             reasons.append(f"The code block does not define {span.name}. Keep the name {span.name}.")
             continue
-        if complaint := _signature_complaint(original, found):
+        if complaint := signature_complaint(original, found):
             reasons.append(complaint)
             continue
         return _spliced(text, tree, span, original, code=code, written=written, found=found)
@@ -117,9 +117,9 @@ def replace_file(text: str, path: str, answer: str) -> Edited | EditMiss:
     for reading in _readings(answer):
         written = parse(reading)
         if written is None:
-            reasons.append(_syntax_complaint(reading))
+            reasons.append(syntax_complaint(reading))
             continue
-        missing = sorted(_public_names(tree) - _public_names(written)) if tree else []
+        missing = sorted(lost_names(tree, written)) if tree else []
         if missing:
             reasons.append(f"The code block leaves out {', '.join(missing[:5])}. Write the whole file.")
         elif not written.body:
@@ -155,7 +155,7 @@ def _definition(written: ast.Module, span: Span) -> Function | None:
     return node_at(written, chosen[0]) if chosen else None
 
 
-def _signature_complaint(before: Function, after: Function) -> str | None:
+def signature_complaint(before: Function, after: Function) -> str | None:
     """Why the answer's signature would break callers: a parameter gone, renamed or moved, or a new one to be given."""
     if type(before) is not type(after):
         return f"{before.name} must stay {'async def' if isinstance(before, ast.AsyncFunctionDef) else 'def'}."
@@ -274,8 +274,13 @@ def _import_line(tree: ast.Module) -> int:
     return at
 
 
-def _public_names(tree: ast.Module | None) -> set[str]:
-    named = [node for node in tree.body if isinstance(node, Function | ast.ClassDef)] if tree else []
+def lost_names(before: ast.Module, after: ast.Module) -> set[str]:
+    """Public functions and classes that are not there any more."""
+    return _public_names(before) - _public_names(after)
+
+
+def _public_names(tree: ast.Module) -> set[str]:
+    named = [node for node in tree.body if isinstance(node, Function | ast.ClassDef)]
     return {node.name for node in named if not node.name.startswith("_")}
 
 
@@ -291,7 +296,8 @@ def in_style_of(text: str, code: str) -> str:
     return body + newline if not text or text.endswith(("\n", "\r")) else body
 
 
-def _syntax_complaint(code: str) -> str:
+def syntax_complaint(code: str) -> str:
+    """Why code does not parse, as a sentence to the model."""
     try:
         ast.parse(code)
     except SyntaxError as error:

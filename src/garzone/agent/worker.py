@@ -107,6 +107,7 @@ class _Worker:
                 tell=self._tell,
                 ask=writer.answer,
                 capabilities=details.capabilities,
+                takes_grammar=details.takes_grammar,
                 notes=self._notes,
             )
             deadline = asyncio.get_running_loop().time() + self._remaining_s()
@@ -219,26 +220,28 @@ class _Worker:
         In the first round every fourth candidate goes to the other targets in turn, the rest to the likeliest. Later
         rounds repair the best failures; every other candidate starts anew, for small models often repeat what they see.
         """
-        style = writer.styles[index % len(writer.styles)]
         temperature = TEMPERATURES[min(index, len(TEMPERATURES) - 1)]
         first, *others = course.targets
+        styles = writer.styles(first)
+        style = styles[index % len(styles)]
         if round_number == 1:
             turn = index // 4
             if others and index % 4 == 3:
-                return Asked(
-                    others[turn % len(others)], TEMPERATURES[min(turn, len(TEMPERATURES) - 1)], writer.styles[0]
-                )
+                other = others[turn % len(others)]
+                return Asked(other, TEMPERATURES[min(turn, len(TEMPERATURES) - 1)], writer.styles(other)[0])
             # the first time a style is used, its best guess is wanted
-            greedy = style not in writer.styles[:index]
+            greedy = style not in styles[:index]
             return Asked(first, 0.0 if greedy else temperature, style)
         if course.failed and index % 2 == 0:
             best = sorted(course.failed, key=lambda failed: failed.num_failing)
             chosen = best[(index // 2) % len(best)]
-            full = Style.FULL if Style.FULL in writer.styles else writer.styles[0]
+            styles = writer.styles(chosen.target)
+            full = Style.FULL if Style.FULL in styles else styles[0]
             return Asked(chosen.target, temperature, full, chosen.attempt)
         turn = index // 2
         target = course.targets[turn % len(course.targets)]
-        return Asked(target, max(temperature, 0.5), writer.styles[turn % len(writer.styles)])
+        styles = writer.styles(target)
+        return Asked(target, max(temperature, 0.5), styles[turn % len(styles)])
 
     async def _judge(self, course: Course, target: Target, answer: str) -> tuple[str, str]:
         job = course.job

@@ -155,27 +155,41 @@ def for_schema(schema: Mapping[str, Any]) -> Grammar:
     return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema or {"type": "object"}))
 
 
-def for_edits(text: str) -> Grammar:
-    """Search-and-replace blocks whose SEARCH part can only be whole lines of a file, with line feeds between them.
+def for_edits(*texts: str) -> Grammar:
+    """Search-and-replace blocks whose SEARCH part can only be whole lines of a text, with line feeds between them.
 
-    The form is that of Aider and of agent/edit.py:
+    The form is that of Aider and of agent/search_replace.py:
 
         <<<<<<< SEARCH
         lines of the file
         =======
         lines in their place
         >>>>>>> REPLACE
+
+    Args:
+        texts: the file, or the parts of it that may be edited. SEARCH lies within one of them; blank lines alone are
+            no place in a text, so they do not do unless there is nothing else.
     """
-    lines = [line + "\n" for line in text.replace("\r\n", "\n").removesuffix("\n").split("\n")]
-    chunks = json.dumps({"substring_chunks": lines}, ensure_ascii=True)
+    rules, names = list[str](), list[str]()
+    for number, text in enumerate(texts):
+        lines = [line + "\n" for line in text.replace("\r\n", "\n").removesuffix("\n").split("\n")]
+        chunks = json.dumps({"substring_chunks": lines}, ensure_ascii=True)
+        rules.append(f"LINES{number}: %regex {chunks}")
+        if text.strip():
+            names.append(f"SEARCH{number}")
+            rules.append(f"SEARCH{number}: LINES{number} & /(?s:.*)[^ \\t\\n](?s:.*)/")
+        else:
+            names.append(f"LINES{number}")
     # a line of the replacement is any that does not begin like the two markers
     return Grammar(
         GrammarKind.LARK,
         f"""start: block+
 block: "<<<<<<< SEARCH\\n" search "=======\\n" replacement* ">>>>>>> REPLACE\\n"
-search: %regex {chunks}
+search: {" | ".join(names)}
 replacement: /[^>\\n][^\\n]*\\n/ | /\\n/ | /> ?[^>\\n][^\\n]*\\n/
-""",
+"""
+        + "\n".join(rules)
+        + "\n",
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from garzone.agent.context import Target
 from garzone.agent.edit import code_blocks
 from garzone.agent.kinds import Attempt, Question
 from garzone.agent.prompts import fenced, render
+from garzone.agent.search_replace import holds_blocks
 from garzone.core.chat import Message, Role
+
+MAX_SHOWN_AGAIN = 2000  # characters of an answer that is shown again as it was
 
 LANGUAGES = {  # as models know them from Markdown
     ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "jsx",
@@ -38,18 +42,21 @@ def again(first: Question, target: Target, attempt: Attempt, *, wanted: str, com
         wanted: what to write now, as a sentence.
         complaint: the words before a failing output; "" for the usual ones.
     """
+    wanted = first.wanted or wanted
     text = render("again", output=attempt.output, reason=attempt.reason, wanted=wanted, complaint=complaint)
     said = Message.of(Role.ASSISTANT, essence(target, attempt.answer))
-    return Question((*first.messages, said, Message.of(Role.USER, text)))
+    return replace(first, messages=(*first.messages, said, Message.of(Role.USER, text)))
 
 
 def essence(target: Target, answer: str) -> str:
     """The code of an earlier answer without its prose: what matters when it is shown again."""
+    if holds_blocks(answer):
+        return answer[:MAX_SHOWN_AGAIN]
     blocks = [block for block in code_blocks(answer) if block.code.strip()]
     return (
         fenced(max(blocks, key=lambda block: len(block.code)).code, language_of(target.path))
         if blocks
-        else answer[:2000]
+        else answer[:MAX_SHOWN_AGAIN]
     )
 
 

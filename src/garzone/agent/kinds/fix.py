@@ -10,15 +10,17 @@ import re
 
 from garzone.agent.changes import Draft
 from garzone.agent.checks import narrowed
-from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
+from garzone.agent.context import Target, choose_targets, failing_tests, focus_lines, trimmed_output
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_function
 from garzone.agent.edit_syntax import replace_definition, replace_text
 from garzone.agent.events import CheckFinished
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, user
+from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.prompts import render
 from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft
+from garzone.agent.search_replace import apply_blocks, holds_blocks
 from garzone.agent.stage import Run
 from garzone.agent.target import is_python
 from garzone.core.errors import UsageError
@@ -77,6 +79,7 @@ class Fix(Job):
             output += f"\n(killed after {setting.stage.wall_s:.0f} s: it did not end)"
         tests = failing_tests(setting.code, before.evidence, before.result.output, self.check)
         self._material = Material(tests, output)
+        self._called = {name for test in tests[:3] for name in re.findall(r"\b([A-Za-z_]\w+)\(", test.code)}
         # where the whole takes long, most candidates are refused by the tests that failed alone
         slow = before.result.duration_ms > SLOW_CHECK_MS
         paths = list(dict.fromkeys(test.path for test in tests))
@@ -84,10 +87,20 @@ class Fix(Job):
 
     def material(self, target: Target) -> Material:
         """The failing tests, what they say, and what the target uses."""
-        return Material(self._material.tests, self._material.output, definitions_used(self.setting.code, target))
+        code, words = self.setting.code, set(re.findall(r"\w+", self.task.instruction))
+        focus = focus_lines(code, target.path, self.before.evidence, self.before.result.output, words | self._called)
+        return Material(self._material.tests, self._material.output, definitions_used(code, target), focus=focus)
+
+    def takes_edits(self, target: Target) -> bool:
+        """A repair is small as a rule."""
+        return True
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """The first prompt."""
+        if style is Style.EDITS:
+            instruction = self.task.instruction.strip() or NO_INSTRUCTION
+            goal = "It has a bug. Find it and repair it."
+            return ask_for_edits(self.setting, target, material, instruction=instruction, goal=goal)
         return user(
             render(
                 {Style.FULL: "fix", Style.BRIEF: "fix_brief", Style.BARE: "fix_bare"}[style],
@@ -142,10 +155,18 @@ class Fix(Job):
         return f"repair {target.label}"
 
 
-def read_code(target: Target, answer: str) -> Draft | EditMiss:
-    """The target's file with the answer's code in the place of the target."""
+def read_code(target: Target, answer: str, may_lose: set[str] | None = None) -> Draft | EditMiss:
+    """The target's file with the answer's code in the place of the target, or with its blocks applied.
+
+    Args:
+        target: what was asked for.
+        answer: what the model wrote.
+        may_lose: public names that search-and-replace blocks may take away.
+    """
     text, path = target.source.text, target.path
-    if target.span:
+    if not target.is_new and holds_blocks(answer) and not holds_blocks(text):
+        edited = apply_blocks(path, text, target.span, answer, may_lose)
+    elif target.span:
         python = is_python(path)
         edited = (
             replace_function(text, target.span, answer)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from garzone.agent.changes import Draft
-from garzone.agent.context import Target, choose_targets, failing_tests, trimmed_output
+from garzone.agent.context import Target, choose_targets, failing_tests, focus_lines, trimmed_output
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks
+from garzone.agent.evidence import Evidence
 from garzone.agent.examples import Examples
 from garzone.agent.holes import find_holes
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.before import run_check_before
+from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.kinds.fix import defines_target, read_code
 from garzone.agent.prompts import render
 from garzone.agent.proof import OUTPUT_CHARS, Trial, check_draft, failing_output
@@ -136,15 +138,30 @@ class Implement(Job):
 
     def material(self, target: Target) -> Material:
         """The tests it is to pass, and what they say now."""
-        definitions = definitions_used(self.setting.code, target)
+        code, words = self.setting.code, set(re.findall(r"\w+", self.task.instruction))
+        definitions = definitions_used(code, target)
+        focus = focus_lines(code, target.path, Evidence(), "", words)
         if self.before is None or self.before.passed:
-            return Material(definitions=definitions)
+            return Material(definitions=definitions, focus=focus)
         output = trimmed_output(self.before.result.output, self.before.evidence, OUTPUT_CHARS)
         tests = failing_tests(self.setting.code, self.before.evidence, self.before.result.output, self.check)
-        return Material(tests, output, definitions)
+        return Material(tests, output, definitions, focus=focus)
+
+    def takes_edits(self, target: Target) -> bool:
+        """What is there already may be long."""
+        return not target.is_new
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """What is wanted, in which file, for which tests."""
+        if style is Style.EDITS:
+            return ask_for_edits(
+                self.setting,
+                target,
+                material,
+                instruction=sentence(self.task.instruction),
+                goal="Add that to it.",
+                test_words="The code must pass this test",
+            )
         return user(
             render(
                 "implement",

@@ -16,16 +16,19 @@ from typing import Any
 from garzone.agent.adequacy import kill_with_command
 from garzone.agent.behaviour import Recorder
 from garzone.agent.changes import Draft
-from garzone.agent.context import Target
+from garzone.agent.context import Target, focus_lines
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss
 from garzone.agent.events import CheckFinished
+from garzone.agent.evidence import Evidence
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.kinds.fix import defines_target, read_code, required_check
 from garzone.agent.mutants import mutants_of
 from garzone.agent.prompts import render
 from garzone.agent.proof import Trial, check_as_it_is, check_draft, failing_output
+from garzone.agent.search_replace import holds_blocks
 from garzone.agent.stage import Run
 from garzone.agent.surface import surface_changes
 from garzone.agent.syntax import definitions, is_source
@@ -34,6 +37,7 @@ from garzone.core.errors import RepositoryError, UsageError
 from garzone.core.task import Verdict
 
 PROVED_SCORE = 0.6
+GOAL = "Refactor it: the code must do exactly what it does now, for all inputs."
 _RENAME = re.compile(r"\brename\s+[`'\"]?(\w+)(?:\(\))?[`'\"]?\s+(?:to|into|as)\s+[`'\"]?(\w+)", re.IGNORECASE)
 _STRUCTURAL = re.compile(
     r"\b(?:rename|extract|inline|move|split|merge|class|module|file|everywhere|all)\b", re.IGNORECASE
@@ -96,7 +100,13 @@ class Refactor(Job):
 
     def material(self, target: Target) -> Material:
         """What the target uses."""
-        return Material(definitions=definitions_used(self.setting.code, target))
+        code = self.setting.code
+        focus = focus_lines(code, target.path, Evidence(), "", self._words)
+        return Material(definitions=definitions_used(code, target), focus=focus)
+
+    def takes_edits(self, target: Target) -> bool:
+        """What a refactoring changes of a long file is a part of it as a rule."""
+        return True
 
     def styles(self, small: bool) -> tuple[Style, ...]:
         """What it uses may help or distract."""
@@ -104,6 +114,9 @@ class Refactor(Job):
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """What is wanted, of which code."""
+        if style is Style.EDITS:
+            instruction = sentence(self.task.instruction) or "Simplify it."
+            return ask_for_edits(self.setting, target, material, instruction=instruction, goal=GOAL)
         return user(
             render(
                 "refactor",
@@ -129,9 +142,10 @@ class Refactor(Job):
 
     def read(self, target: Target, answer: str) -> Draft | EditMiss:
         """The file with the answer in place of the target."""
-        if target.span is None and (renamed := self._renamed()):
+        renamed = self._renamed()
+        if target.span is None and renamed and not holds_blocks(answer):
             return _read_whole(target, answer, renamed)
-        return read_code(target, answer)
+        return read_code(target, answer, may_lose=renamed)
 
     def _renamed(self) -> set[str]:
         return self._words if _STRUCTURAL.search(self.task.instruction) else set()
