@@ -40,6 +40,7 @@ class Settings:
     that server asks for. `max_loaded`
     models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
     `num_parallel` requests for one model are answered at the same time (0: as many as there is memory for).
+    `draft_model` is a small model that guesses ahead for every other one that has the same vocabulary.
     `origins` are web pages that may call the server besides local ones. `api_key` must come with every request, ""
     asks for none. `request_timeout_s` ends a request that takes longer (0: none does), `shutdown_grace_s` is how long
     answers in flight may take to end when the server stops.
@@ -60,6 +61,7 @@ class Settings:
     max_loaded: int = 3
     max_memory_bytes: int = 0
     num_parallel: int = 0
+    draft_model: str = ""
     origins: tuple[str, ...] = ()
     pypi_index: str = ""
     api_key: str = field(default="", repr=False)
@@ -111,6 +113,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         ("OLLAMA_LOAD_TIMEOUT", "load_timeout_s", _duration_s),
         ("OLLAMA_ORIGINS", "origins", _words),
         ("GARZONE_API_KEY", "api_key", str),
+        ("GARZONE_DRAFT_MODEL", "draft_model", str),
         ("GARZONE_MAX_MEMORY_BYTES", "max_memory_bytes", int),
         ("GARZONE_REQUEST_TIMEOUT", "request_timeout_s", _duration_s),
     ):

@@ -13,6 +13,7 @@ import pytest
 
 from garzone.core.generation import FinishReason, GenerateRequest, Pooling, SamplingParams, Usage
 from garzone.engine.row import Row
+from garzone.runner.draft_model import DraftModel
 from garzone.runner.model import Engine, Model, load_model
 from garzone.runner.protocol import Load
 from tests.runner.desk import Desk
@@ -133,3 +134,17 @@ def test_like_texts_have_like_vectors(model: Model) -> None:
             embed(Desk(replace(model, engine=Chunked(model.engine, 4))), *texts, pooling=pooling).embeddings.vectors
         )
         np.testing.assert_allclose(again, vectors, atol=1e-6)
+
+
+def test_a_draft_model_guesses_and_the_text_is_that_of_the_model_alone(
+    model: Model, smollm2_path: Path, prompt: str
+) -> None:
+    # The same weights guess for themselves here: whatever is not looked up is guessed right.
+    helper = load_model(Load(str(smollm2_path), 1024, "CPU", num_slots=1)).engine
+    helped = replace(model, draft_model=DraftModel(helper, 1024, model.tokenizer.vocab_size))
+    for sampling in (GREEDY, SEEDED):
+        one = request(prompt[:200], sampling)
+        text, usage = answers(Desk(helped), replace(one, draft=True))[0]
+        assert text == cold(model, one)
+        assert usage.drafted_tokens > 0
+        assert usage.accepted_tokens > 2 or sampling is SEEDED

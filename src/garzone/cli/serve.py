@@ -28,16 +28,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.  [default: 11434]")
 @click.option("--device", help="tinygrad device: AMD, CUDA, METAL, CPU.  [default: the best one here]")
 @click.option("--model", help="Load this model at once instead of on the first request.")
+@click.option("--draft-model", help="A small model that guesses ahead for those with the same vocabulary.")
 @click.option("--gateway", is_flag=True, help="Pass claude-* on to Anthropic, and answer small background calls here.")
-def serve(host: str | None, port: int | None, device: str | None, model: str | None, gateway: bool) -> None:
+def serve(
+    *, host: str | None, port: int | None, device: str | None, model: str | None, draft_model: str | None, gateway: bool
+) -> None:
     """Run the API server: the Ollama, OpenAI and Anthropic protocols on one port.
 
     --gateway: what is passed on, and what is not, are gateway_forward, gateway_local and gateway_background in
     config.toml (docs/delegation.md).
     """
-    settings = config.load(host=host, port=port, device=device)
-    if model:
-        open_store(settings).find(model)  # a name that is wrong is better known now than in the log
+    settings = config.load(host=host, port=port, device=device, draft_model=draft_model)
+    for name in filter(None, (model, settings.draft_model)):
+        open_store(settings).find(name)  # a name that is wrong is better known now than in the log
     listener = open_listener(settings.host, settings.port)
     address, bound_port = listener.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from garzone.core.errors import GarzoneError, GenerationFailed, RunnerCrashed
 from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
 from garzone.engine.row import Row
+from garzone.runner.draft_model import ModelDrafts
 from garzone.runner.embedding import EmbeddingJob
 from garzone.runner.gate import AllowedDrafts, GatedMatcher
 from garzone.runner.model import Model
@@ -206,6 +207,8 @@ class Batcher:
         drafter = None
         if request.draft and self._model.new_drafter is not None:
             drafter = self._model.new_drafter(tokens, prepared.prediction)
+            if self._model.draft_model is not None:
+                drafter = ModelDrafts(drafter, self._model.draft_model, tokens, self._times, self._is_alone)
             if prepared.matcher is not None:
                 drafter = AllowedDrafts(prepared.matcher, drafter)
         writer = Writer(
@@ -224,6 +227,9 @@ class Batcher:
             self._end(answer, "", FinishReason.LENGTH)
             return
         self._scheduler.add(sequence)
+
+    def _is_alone(self) -> bool:
+        return len(self._answers) == 1 and not self._embeddings
 
     # --- one step
 

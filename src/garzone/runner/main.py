@@ -125,7 +125,7 @@ def _load(channel: Channel, load_model: LoadModel, message: Load) -> Batcher | N
         _log(error)
         channel.send(LoadFailed(Failure.of(error)))
         return None
-    channel.send(Loaded(model.context_tokens, model.device, model.memory_bytes, batcher.pool.num_free))
+    channel.send(Loaded(model.context_tokens, model.device, model.memory_bytes, batcher.pool.num_free, model.note))
     return batcher
 
 

@@ -9,19 +9,24 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from garzone import __version__
 from garzone.core.chat import Message, ToolSpec
-from garzone.core.errors import Unsupported
+from garzone.core.errors import GarzoneError, Unsupported
 from garzone.core.generation import Grammar, Pooling, SamplingParams
 from garzone.engine.row import Row
+from garzone.runner.load_plan import DRAFT_SLOTS
 from garzone.runner.protocol import Load
 from garzone.scheduler.sequence import Drafter
 from garzone.text.vocabulary import CODESTRAL_FIM, Vocabulary
+
+if TYPE_CHECKING:
+    from garzone.runner.draft_model import DraftModel
+    from garzone.text.tokenizer import Tokenizer as TextTokenizer
 
 _LAST_POOLING: Final = 3  # llama.cpp's enum llama_pooling_type; 1 is the mean
 
@@ -192,7 +197,8 @@ class Model:
     `template` is None where neither the file nor the store has one; `compile_template` makes another from Jinja.
     `fill_in` is None for models that were not trained to. `engine_key` names weights, engine and layout of the rows:
     rows of another key mean nothing here. `pooling` is what the file says of embeddings. `num_slots` are used; 0 for
-    all that the engine has.
+    all that the engine has. `draft_model` guesses ahead where `new_drafter` finds nothing; `note` is what whoever
+    asked for the model should be told.
     """
 
     engine: Engine
@@ -210,6 +216,8 @@ class Model:
     engine_key: str = ""
     pooling: Pooling = Pooling.MEAN
     num_slots: int = 0
+    draft_model: DraftModel | None = None
+    note: str = ""
 
 
 def load_model(load: Load) -> Model:
@@ -246,13 +254,14 @@ def load_model(load: Load) -> Model:
     engine.warm_up()
     compiler = GrammarCompiler(tokenizer)
     pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    draft_model, note = _load_draft_model(load, tokenizer, engine.config.num_ctx)
     kernels = hashlib.blake2b(repr(sorted(map(repr, engine.implementations.items()))).encode()).hexdigest()[:16]
     return Model(
         engine=engine,
         tokenizer=tokenizer,
         context_tokens=engine.config.num_ctx,
         device=engine.device,
-        memory_bytes=engine.memory_bytes,
+        memory_bytes=engine.memory_bytes + (draft_model.memory_bytes if draft_model else 0),
         template=compile_template(source) if source else None,
         compile_template=compile_template,
         new_detokenizer=lambda: TextDetokenizer(tokenizer),
@@ -264,7 +273,30 @@ def load_model(load: Load) -> Model:
         engine_key=f"{load.digest} garzone {__version__} {engine.device} {kernels}" if load.digest else "",
         num_slots=0 if engine.is_batched else 1,  # each slot would be compiled apart, and nothing gained
         pooling=Pooling.LAST if pooling == _LAST_POOLING else Pooling.MEAN,
+        draft_model=draft_model,
+        note=note,
     )
+
+
+def _load_draft_model(load: Load, tokenizer: TextTokenizer, num_ctx: int) -> tuple[DraftModel | None, str]:
+    """The model that guesses ahead; or None, and why, where it cannot guess for this one."""
+    if not load.draft_path or Path(load.draft_path) == Path(load.path):
+        return None, ""
+    from garzone.engine.gguf import read_metadata  # noqa: PLC0415  tensors live in this process only
+    from garzone.engine.model_runner import ModelRunner  # noqa: PLC0415
+    from garzone.runner.draft_model import DraftModel, vocabularies_differ  # noqa: PLC0415
+    from garzone.text.vocabulary import read_vocabulary  # noqa: PLC0415
+
+    path = Path(load.draft_path)
+    try:
+        vocabulary = read_vocabulary(read_metadata(path), add_bos=False)
+        if difference := vocabularies_differ(tokenizer.vocabulary.tokens, vocabulary.tokens):
+            return None, f"goes without the draft model {path}: {difference}"
+        engine = ModelRunner.load(path, num_ctx=num_ctx, device=load.device, num_slots=DRAFT_SLOTS)
+    except GarzoneError as error:
+        return None, f"goes without the draft model: {error}"
+    engine.warm_up()
+    return DraftModel(engine, engine.config.num_ctx, tokenizer.vocab_size, engine.memory_bytes), ""
 
 
 def fill_in_of(vocabulary: Vocabulary) -> FillIn | None:

@@ -7,6 +7,7 @@ processes, so that compiling never blocks the server and an engine that crashes 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,8 @@ from garzone.core.generation import (
 )
 from garzone.core.ports import ModelStore
 from garzone.engine.devices import detect
-from garzone.engine.footprint import footprint
 from garzone.runner.child import PING_INTERVAL_S, Answer, RunnerProcess
+from garzone.runner.load_plan import context_of, plan_load
 from garzone.runner.model import Tokenizer
 from garzone.runner.protocol import Accepted, Embed, Embedded, Finished, Load, Loaded, Piece, ProtocolError
 from garzone.runner.support import check_supported, generate_message, is_go_template, parser_for, with_model_defaults
@@ -38,8 +39,7 @@ from garzone.text.stream_parser import Parser
 
 BACKEND: Final = "tinygrad"
 DEFAULT_ENGINE: Final = "garzone.runner.model:load_model"
-MOST_SLOTS: Final = 8  # candidates of one prompt; more slots only take memory
-_SLOTS_SHARE: Final = 0.25  # of the memory may go to slots beyond the first, where nobody said how many
+_log = logging.getLogger(__name__)
 MAX_TOKENIZERS: Final = 2  # kept for count_tokens; tens of megabytes each
 
 
@@ -230,7 +230,7 @@ class RunnerPool:
     async def details(self, model: str) -> ModelDetails:
         """What the store knows; `context_tokens` is what a request may use here."""
         details = await self._find(model)
-        return replace(details, context_tokens=self._num_ctx(details), takes_grammar=True)
+        return replace(details, context_tokens=context_of(details, self._settings), takes_grammar=True)
 
     async def served_by(self, model: str) -> ServedBy:
         """This engine, and the device the model is on (or would be asked to go to)."""
@@ -294,14 +294,6 @@ class RunnerPool:
             raise ModelNotFound(model, "its weights are not on this machine")
         return details
 
-    def _num_ctx(self, details: ModelDetails) -> int:
-        """The context to load with: the smallest of the setting, what the model was trained for, and what it says."""
-        limits = [self._settings.num_ctx]
-        if details.context_tokens:
-            limits.append(details.context_tokens)
-        limits += [int(value) for value in details.parameters.get("num_ctx", ()) if value.isdigit() and int(value) > 0]
-        return min(limits)
-
     async def _enter(self, details: ModelDetails, keep_alive_s: float | None) -> tuple[_Resident, RunnerProcess, bool]:
         """Wait for the model; whether it had to be loaded. `_part` or `_leave` has to follow."""
         num_waiting = sum(one.num_waiting for one in (*self._residents.values(), *self._closing))
@@ -315,7 +307,8 @@ class RunnerPool:
                 self._retire(resident)
                 resident = None
             if resident is None:
-                resident = self._residents[details.path] = _Resident(details, keep_alive_s, self._estimate(details))
+                plan = plan_load(details, replace(self._settings, num_parallel=1))
+                resident = self._residents[details.path] = _Resident(details, keep_alive_s, plan.memory_bytes)
                 resident.loading = asyncio.create_task(self._load(resident), name=f"load {details.name}")
                 resident.loading.add_done_callback(_mark_retrieved)
             resident.num_users += 1
@@ -387,12 +380,14 @@ class RunnerPool:
         if not self._memory_asked:
             self._memory_asked = True
             self._memory_bytes = (await asyncio.to_thread(detect, self._settings.device)).usable_bytes
-        resident.num_slots, resident.estimated_bytes = self._plan(resident.details)
+        details = resident.details
+        draft = await self._find_draft(details)
+        plan = plan_load(details, self._settings, device_bytes=self._memory_bytes, draft=draft)
+        resident.num_slots, resident.estimated_bytes = plan.num_slots, plan.memory_bytes
         while not self._has_room(resident.estimated_bytes):
             self._freed.clear()
             await self._freed.wait()
         resident.in_memory = True
-        details = resident.details
         process = await RunnerProcess.start(
             self._engine, stall_timeout_s=self._stall_timeout_s, ping_interval_s=self._ping_interval_s
         )
@@ -401,14 +396,17 @@ class RunnerPool:
             rows_dir = str(self._settings.cache_dir / "rows")
             load = Load(
                 details.path,
-                self._num_ctx(details),
+                plan.num_ctx,
                 self._settings.device,
                 template,
-                num_slots=resident.num_slots,
+                num_slots=plan.num_slots,
                 digest=details.digest,
                 rows_dir=rows_dir,
+                draft_path=draft.path if draft else "",
             )
             loaded = await process.load(load, self._settings.load_timeout_s)
+            if loaded.note:
+                _log.warning("model '%s' %s", details.name, loaded.note)
         except BaseException:
             process.kill()
             await process.close()
@@ -421,21 +419,16 @@ class RunnerPool:
             asyncio.get_running_loop().call_soon(self._start_clock, resident)
         return process, loaded
 
-    def _estimate(self, details: ModelDetails) -> int:
-        return footprint(details.model_info, details.size_bytes).total_bytes(self._num_ctx(details))
-
-    def _plan(self, details: ModelDetails) -> tuple[int, int]:
-        """Slots to load a model with, and the memory it takes with them."""
-        needed = footprint(details.model_info, details.size_bytes)
-        num_ctx = self._num_ctx(details)
-        one, slot_bytes = needed.total_bytes(num_ctx), needed.kv_bytes_per_token * num_ctx
-        num_slots = self._settings.num_parallel
-        if not num_slots:
-            num_slots = MOST_SLOTS
-            if self._memory_bytes and slot_bytes:
-                spare = min(self._memory_bytes - one, int(_SLOTS_SHARE * self._memory_bytes))
-                num_slots = max(1, min(MOST_SLOTS, 1 + spare // slot_bytes))
-        return num_slots, one + (num_slots - 1) * slot_bytes
+    async def _find_draft(self, details: ModelDetails) -> ModelDetails | None:
+        """The model that guesses ahead for this one, where one is set and it is another."""
+        if not self._settings.draft_model:
+            return None
+        try:
+            draft = await self._find(self._settings.draft_model)
+        except ModelNotFound as error:
+            _log.warning("model '%s' goes without the draft model: %s", details.name, error)
+            return None
+        return draft if draft.path != details.path else None
 
     def _has_room(self, needed_bytes: int) -> bool:
         """Whether one more model may be in memory; if not, an idle one is asked to leave.

@@ -35,7 +35,7 @@ class Load:
     """Bring a model into memory. Sent once, before anything else. `template`, if any, goes before the file's own.
 
     `num_slots` sequences are held at once. Rows are kept in `rows_dir` from one process to the next, for weights of
-    this `digest`; "" for either keeps none.
+    this `digest`; "" for either keeps none. `draft_path` is a smaller model that guesses ahead for this one.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Load:
     num_slots: int = 1
     digest: str = ""
     rows_dir: str = ""
+    draft_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,13 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is in memory, compiled, and ready."""
+    """The model is in memory, compiled, and ready. `note`: what somebody who runs the server should know of it."""
 
     context_tokens: int
     device: str
     memory_bytes: int
     num_slots: int = 1
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
