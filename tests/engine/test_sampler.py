@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from garzone.core.generation import SamplingParams
-from garzone.engine.sampler import Sampler, log_softmax, most_probable
+from garzone.engine.sampler import Sampler, highest_ids, log_softmax, most_probable
 from tests.numbers import record_number
 
 OPEN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
@@ -230,3 +230,15 @@ def test_log_probabilities_and_the_best_alternatives() -> None:
     assert list(most_probable(LOGITS, 3)) == [1, 5, 2]
     assert list(most_probable(LOGITS, 99)) == [1, 5, 2, 0, 4, 3]
     assert list(most_probable(LOGITS, 0)) == []
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 5000), st.integers(1, 60), st.sampled_from([3, 1000]))
+def test_the_highest_are_those_that_sorting_everything_would_give(
+    seed: int, size: int, count: int, num_values: int
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.integers(0, num_values, size).astype(np.float32)  # many alike
+    logits[random.random(size) < 0.1] = -np.inf
+    sorted_ids = np.argsort(-logits, kind="stable")[:count]
+    assert list(highest_ids(logits, count)) == sorted(sorted_ids.tolist())
