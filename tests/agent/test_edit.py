@@ -5,7 +5,15 @@ import ast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from garzone.agent.edit import Edited, EditMiss, code_blocks, replace_file, replace_function, same_program
+from garzone.agent.edit import (
+    Edited,
+    EditMiss,
+    bare_code,
+    code_blocks,
+    replace_file,
+    replace_function,
+    same_program,
+)
 from garzone.agent.edit_syntax import replace_text
 from garzone.agent.target import SourceText, Span, functions
 
@@ -207,3 +215,21 @@ def test_what_is_around_stays_to_the_byte(newline: str, depth: int, final: bool)
     name = "".join(f"C{d}." for d in range(depth)) + "f"
     text = edited(name, fence("def f(a):\n    return -a"), source)
     assert text == source.replace("return a", "return -a")
+
+
+def test_a_fence_that_is_only_closed_ends_the_code_before_it() -> None:
+    answer = "def first(a, b=1):\n    return a + b\n```\n\nThis adds b to a.\n"
+    assert bare_code(answer) == "def first(a, b=1):\n    return a + b\n"
+    assert edited("first", answer) == SOURCE.replace("a - b", "a + b")
+    assert not bare_code("Sure:\n```\ndef first(a, b=1):\n    return a + b\n```\n")
+
+
+def test_what_follows_whole_definitions_and_does_not_parse_is_left_out() -> None:
+    ends = ("print(first(1)\n", "Output:\n3\n", "def other(a):\n    return [1, 2,", "def first(a, b=1):\n    if a")
+    for end in ends:
+        answer = f"```python\ndef first(a, b=1):\n    return a + b\n\n{end}"
+        assert edited("first", answer) == SOURCE.replace("a - b", "a + b"), end
+        assert replace_file("", "new.py", answer) == Edited("def first(a, b=1):\n    return a + b\n"), end
+        # the end of a file that is there might be lost
+        assert isinstance(replace_file("X = 1\n", "old.py", answer), EditMiss)
+    assert isinstance(replace_file("", "new.py", "```python\ndef first(a,\n    return a"), EditMiss)

@@ -102,3 +102,27 @@ async def test_a_place_outside_or_in_git_is_refused(tmp_path: Path, box: Sandbox
             await run_task(implement_task(repo, files=(name,)), ScriptedGenerator([block(RIGHT)]), box)
     with pytest.raises(UsageError, match="description"):
         await run_task(implement_task(repo, instruction=" "), ScriptedGenerator([block(RIGHT)]), box)
+
+
+async def test_a_small_model_is_told_the_names_and_what_most_candidates_do_is_taken(
+    tmp_path: Path, box: Sandbox
+) -> None:
+    files = {"test_calc.py": "from calc import total\n\n\ndef test_total():\n    assert total([2, 2]) == 4\n"}
+    repo = make_repository(tmp_path / "r", files)
+    answers = [
+        "def total(a):\n    return 4\n",
+        "def total(a):\n    return a[0] * a[1]\n",
+        "def total(a):\n    return sum(a)\n",
+        "def total(a):\n    n = 0\n    for i in a:\n        n += i\n    return n\n```\nIt adds.",
+    ]
+    generator = ScriptedGenerator([*map(block, answers[:3]), answers[3]], model="scripted:134m")
+    task = implement_task(repo, instruction="Add up a list", files=("calc.py",), num_candidates=4)
+    report = await run_task(task, generator, box)
+    assert report.verdict is Verdict.UNPROVED, report
+    assert git(repo, "show", f"{report.branch}:calc.py") == answers[2].strip()
+    assert any("4 candidates pass; 2 of them do the same" in note for note in report.notes), report.notes
+    asked = [request.messages for request in generator.requests]
+    assert asked[0][0].text.startswith("Write the Python function `total`. Add up a list.")
+    assert "assert total([2, 2]) == 4" in asked[0][0].text
+    assert [message.role.value for message in asked[1]] == ["user", "assistant", "user"]
+    assert asked[1][-1] == asked[0][0]

@@ -105,6 +105,11 @@ class Writer:
             return (Style.EDITS,)
         return self._job.styles(self._budget.small)
 
+    @property
+    def small(self) -> bool:
+        """Whether the model is one of those that are asked in fewer words."""
+        return self._budget.small
+
     async def prepare(self, job: Job) -> list[Target]:
         """Make the first prompts of a job's targets, and leave out targets that do not fit.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from garzone.agent.changes import Draft
@@ -41,16 +42,23 @@ class Course:
     failed: list[Failed] = field(default_factory=list[Failed])
     doubtful: list[Passed] = field(default_factory=list[Passed])
     proved: list[Passed] = field(default_factory=list[Passed])
-    seen: set[str] = field(default_factory=set[str])
+    seen: Counter[str] = field(default_factory=Counter[str])  # how often each program was written
     outcomes: list[str] = field(default_factory=list[str])
     ended_by: str = ""  # "time" or "tokens" where the budget did
+    preferred: Passed | None = None  # of the least doubtful
 
     @property
     def best(self) -> Passed | None:
         """The smallest proved change; else the least doubtful of those that passed."""
         if self.proved:
             return min(self.proved, key=lambda passed: passed.draft.num_changed_lines)
-        return min(self.doubtful, key=lambda passed: len(passed.trial.doubts)) if self.doubtful else None
+        return self.preferred or next(iter(self.least_doubtful), None)
+
+    @property
+    def least_doubtful(self) -> list[Passed]:
+        """Those that passed without a proof and with the fewest doubts, in the order they were tried."""
+        fewest = min((len(passed.trial.doubts) for passed in self.doubtful), default=0)
+        return [passed for passed in self.doubtful if len(passed.trial.doubts) == fewest]
 
     @property
     def closest(self) -> Failed | None:

@@ -17,6 +17,8 @@ from garzone.agent.target import Function, Span, functions, is_python, names_use
 
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$", re.MULTILINE)
 MAX_ANSWER_CHARS = 200_000  # a longer answer is a loop, and parsing it would take seconds
+MAX_CUTS = 40  # places where an answer that does not parse is tried to be cut
+_CODE_START = re.compile(r"^(?:[ \t]*@\w|[ \t]*(?:async )?def |[ \t]*class |import |from )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +64,45 @@ def code_blocks(answer: str) -> list[Block]:
     return blocks
 
 
-def _readings(answer: str) -> list[str]:
-    """Everything in an answer that may be meant as the code, the likeliest first."""
+def bare_code(answer: str) -> str:
+    """The code before a fence that was never opened, only closed, as some templates make models write; else ""."""
+    mark = _FENCE.search(answer)
+    return answer[: mark.start()] if mark and _CODE_START.match(answer.lstrip()) else ""
+
+
+def _readings(answer: str, *, shorten: bool = True) -> list[str]:
+    """Everything in an answer that may be meant as the code, the likeliest first; what does not parse, shortened."""
     answer = answer.replace("\r\n", "\n")
     blocks = code_blocks(answer)
     readings = [block.code for block in blocks if block.code.strip()]
     # a docstring may hold fences of its own: from the first opening to each later fence
     marks = list(_FENCE.finditer(answer))
     readings += [answer[marks[0].end() + 1 : mark.start()] for mark in reversed(marks[2:])] if len(marks) > 2 else []
+    if bare := bare_code(answer):
+        readings.insert(0, bare)
     if not blocks:
         readings.append(answer)
-        if start := re.search(r"^(?:[ \t]*@\w|[ \t]*(?:async )?def |[ \t]*class |import |from )", answer, re.MULTILINE):
+        if start := _CODE_START.search(answer):
             readings.append(answer[start.start() :])
-    return readings
+    return [*readings, *filter(None, map(_shortened, readings if shorten else ()))]
+
+
+def _shortened(code: str) -> str:
+    """The definitions at the beginning of code that does not parse, each of them whole; "" where there are none.
+
+    Small models write on behind the code: what it prints, prose, one more attempt that is cut off in its middle.
+    """
+    if parse(textwrap.dedent(code)) is not None:
+        return ""
+    lines = split_lines(code)
+    margin = min((len(line) - len(line.lstrip(" ")) for line in lines if line.strip()), default=0)
+    cuts = [n for n, line in enumerate(lines) if n and line[margin : margin + 1].strip()]
+    for cut in reversed(cuts[:MAX_CUTS]):
+        part = "".join(lines[:cut])
+        tree = parse(textwrap.dedent(part))
+        if tree and any(isinstance(node, Function | ast.ClassDef) for node in tree.body):
+            return part
+    return ""
 
 
 def replace_function(text: str, span: Span, answer: str) -> Edited | EditMiss:
@@ -114,7 +142,7 @@ def replace_file(text: str, path: str, answer: str) -> Edited | EditMiss:
         return EditMiss("The answer was far too long. Write the file once.")
     reasons: list[str] = []
     tree = parse(text) if is_python(path) else None
-    for reading in _readings(answer):
+    for reading in _readings(answer, shorten=not text.strip()):  # else what a file had at its end might be lost
         written = parse(reading)
         if written is None:
             reasons.append(syntax_complaint(reading))

@@ -49,9 +49,10 @@ KINDS: dict[TaskKind, Kind] = {
 }
 # Kinds that may write files which are not there yet.
 WRITES_NEW_FILES = frozenset({TaskKind.IMPLEMENT, TaskKind.TESTS, TaskKind.TRANSLATE, TaskKind.DOCS})
-# Greedy first: for most models their best single answer. Then wider, because equal answers are wasted; not far beyond
-# 0.7, where SmolLM2-135M repaired 4 of 12 after 18 of 24 below it.
-TEMPERATURES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# Every how many candidates of a later round repair an earlier one; the others start anew. Small models repeat what they
+# see: of 160 repairs by SmolLM2-135M 120 were duplicates.
+REPAIR_EVERY, REPAIR_EVERY_SMALL = 2, 4
+LEAST_REPAIR = 0.5  # temperature from which on a small model says something else than before
 
 
 async def run_task(
@@ -131,6 +132,7 @@ class _Worker:
             self._notes += writer.notes
             if not course.proved and self._remaining_s() <= 0:
                 course.ended_by = "time"
+            await self._prefer(course)
             return await self._conclude(course, writer, worktree)
 
     def _located(self, repository: Repository, tracked: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -207,6 +209,16 @@ class _Worker:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
+    async def _prefer(self, course: Course) -> None:
+        """Let the kind say which of those that passed is taken, where nothing was proved and several are as good."""
+        equal = course.least_doubtful
+        if course.proved or len(equal) < 2 or self._remaining_s() <= 0:
+            return
+        drafts = [passed.draft for passed in equal]
+        number, why = await course.job.prefer(drafts, [course.seen[draft.key] for draft in drafts])
+        course.preferred = equal[number]
+        self._notes += [why] if why else []
+
     def _out_of_tokens(self, course: Course, writer: Writer) -> bool:
         limit = self._task.max_tokens
         if limit is not None and writer.tokens.completion >= limit:
@@ -218,9 +230,10 @@ class _Worker:
         """What to ask for next.
 
         In the first round every fourth candidate goes to the other targets in turn, the rest to the likeliest. Later
-        rounds repair the best failures; every other candidate starts anew, for small models often repeat what they see.
+        rounds repair the best failures and start anew in turn.
         """
-        temperature = TEMPERATURES[min(index, len(TEMPERATURES) - 1)]
+        ladder = course.job.temperatures(writer.small)
+        temperature = ladder[min(index, len(ladder) - 1)]
         first, *others = course.targets
         styles = writer.styles(first)
         style = styles[index % len(styles)]
@@ -228,20 +241,23 @@ class _Worker:
             turn = index // 4
             if others and index % 4 == 3:
                 other = others[turn % len(others)]
-                return Asked(other, TEMPERATURES[min(turn, len(TEMPERATURES) - 1)], writer.styles(other)[0])
+                return Asked(other, ladder[min(turn, len(ladder) - 1)], writer.styles(other)[0])
             # the first time a style is used, its best guess is wanted
             greedy = style not in styles[:index]
             return Asked(first, 0.0 if greedy else temperature, style)
-        if course.failed and index % 2 == 0:
+        every = REPAIR_EVERY_SMALL if writer.small else REPAIR_EVERY
+        if course.failed and index % every == 0:
             best = sorted(course.failed, key=lambda failed: failed.num_failing)
-            chosen = best[(index // 2) % len(best)]
+            chosen = best[(index // every) % len(best)]
             styles = writer.styles(chosen.target)
             full = Style.FULL if Style.FULL in styles else styles[0]
-            return Asked(chosen.target, temperature, full, chosen.attempt)
-        turn = index // 2
+            least = LEAST_REPAIR if writer.small else 0.0
+            return Asked(chosen.target, max(temperature, least), full, chosen.attempt)
+        turn = max(index - index // every - 1, 0)
         target = course.targets[turn % len(course.targets)]
         styles = writer.styles(target)
-        return Asked(target, max(temperature, 0.5), styles[turn % len(styles)])
+        warm = ladder[len(ladder) // 2 - 1]  # what is said below is known
+        return Asked(target, max(temperature, warm), styles[turn % len(styles)])
 
     async def _judge(self, course: Course, target: Target, answer: str) -> tuple[str, str]:
         job = course.job
@@ -253,9 +269,9 @@ class _Worker:
         if complaint := job.unchanged(draft):
             course.failed.append(Failed(target, Attempt(answer, reason=complaint), 2 * HOPELESS))
             return "unchanged", "the same program as before"
-        if draft.key in course.seen:
+        course.seen[draft.key] += 1
+        if course.seen[draft.key] > 1:
             return "duplicate", "tried before"
-        course.seen.add(draft.key)
         if complaint := await first_complaint(job.setting.stage, job.setting.code, draft):
             course.failed.append(Failed(target, Attempt(answer, reason=complaint), HOPELESS // 2, draft))
             return "filtered", first_line(complaint)

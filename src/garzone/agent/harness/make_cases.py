@@ -138,21 +138,29 @@ def varied(value, rng):
             return value[::-1]
         return value[: at + 1]
     if isinstance(value, list):
-        if not value:
-            return value
-        at = rng.randrange(len(value))
-        kind = rng.randrange(5)
-        if kind == 0:
-            return value[:at] + value[at + 1 :]
-        if kind == 1:
-            return value + [copy.deepcopy(rng.choice(value))]
-        if kind == 2:
-            return value[::-1]
-        return [*value[:at], varied(value[at], rng), *value[at + 1 :]]
+        return varied_list(value, rng)
+    if isinstance(value, tuple):
+        return tuple(varied_list(list(value), rng))
+    if isinstance(value, (set, frozenset)):
+        return set(varied_list(sorted(value, key=repr), rng))
     if isinstance(value, dict) and value:
         key = rng.choice(sorted(value, key=str))
         return {**value, key: varied(value[key], rng)}
     return value
+
+
+def varied_list(value, rng):
+    if not value:
+        return value
+    at = rng.randrange(len(value))
+    kind = rng.randrange(5)
+    if kind == 0:
+        return value[:at] + value[at + 1 :]
+    if kind == 1:
+        return value + [copy.deepcopy(rng.choice(value))]
+    if kind == 2:
+        return value[::-1]
+    return [*value[:at], varied(value[at], rng), *value[at + 1 :]]
 
 
 def plain(value, inside=False):
@@ -276,4 +284,5 @@ def main():
         json.dump({"cases": facts}, out)
 
 
-main()
+if __name__ == "__main__":
+    main()

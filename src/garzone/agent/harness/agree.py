@@ -1,0 +1,128 @@
+"""Runs several programs on the same inputs, each in a process of its own: agree.py SPEC.
+
+SPEC is a JSON file: {"path": file the programs are texts of, "programs": [text, ...], "inputs": [[name, tuple], ...]}.
+To $GARZONE_OUT: {"outcomes": [[text, ...] or null for a program that could not be loaded or did not end, ...]}.
+"""
+# pyright: basic
+
+import ast
+import copy
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from make_cases import varied
+
+MAX_INPUTS, VARIATIONS, CALL_S, PROGRAM_S = 32, 200, 0.3, 4.0
+
+
+class Late(Exception):
+    pass
+
+
+def late(number, frame):
+    raise Late
+
+
+def shown(value):
+    """A value as text in which order and rounding say nothing where they mean nothing."""
+    if isinstance(value, float):
+        return format(value, ".9g")
+    if isinstance(value, (set, frozenset)):
+        return "{%s}" % ", ".join(sorted(map(shown, value)))
+    if isinstance(value, (list, tuple)):
+        return "%s(%s)" % (type(value).__name__, ", ".join(map(shown, value)))
+    if isinstance(value, dict):
+        return "{%s}" % ", ".join("%s: %s" % (shown(k), shown(v)) for k, v in value.items())
+    return repr(value)
+
+
+def inputs_of(given):
+    """The given inputs and others near them, the same every time."""
+    rng = random.Random(7)
+    found = {(name, repr(arguments)): (name, arguments) for name, arguments in given}
+    for _ in range(VARIATIONS):
+        if len(found) >= MAX_INPUTS:
+            break
+        name, arguments = rng.choice(given)
+        other = list(copy.deepcopy(arguments))
+        for _ in range(rng.choice([1, 1, 2])):
+            at = rng.randrange(len(other))
+            other[at] = varied(other[at], rng)
+        found.setdefault((name, repr(tuple(other))), (name, tuple(other)))
+    return list(found.values())
+
+
+def outcomes_of(text, path, inputs):
+    """What a program does with the inputs."""
+    space = {"__name__": os.path.splitext(os.path.basename(path))[0], "__file__": path}
+    exec(compile(text, path, "exec"), space)
+    signal.signal(signal.SIGALRM, late)
+    found = []
+    for name, arguments in inputs:
+        signal.setitimer(signal.ITIMER_REAL, CALL_S)
+        try:
+            found.append(shown(space[name](*copy.deepcopy(arguments)))[:2000])
+        except Late:
+            found.append("does not end")
+        except Exception as error:  # what a program raises is what is compared
+            found.append("raises " + type(error).__name__)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return found
+
+
+def apart(text, path, inputs):
+    """The same in a process of its own; None where it does not come to an end."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            found = outcomes_of(text, path, inputs)
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(found, pipe)
+        except BaseException:  # a fork must end here whatever a program raises
+            os._exit(70)
+        os._exit(0)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    said, until, done = b"", time.monotonic() + PROGRAM_S, 0
+    while time.monotonic() < until:
+        try:
+            piece = os.read(reading, 1 << 16)
+            said += piece
+            if not piece:
+                break
+        except BlockingIOError:
+            time.sleep(0.005)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    done, _ = os.waitpid(pid, 0)
+    os.close(reading)
+    try:
+        return json.loads(said) if done else None
+    except ValueError:
+        return None
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        spec = json.load(file)
+    sys.path.insert(0, os.getcwd())
+    inputs = inputs_of([(name, ast.literal_eval(text)) for name, text in spec["inputs"]])
+    outcomes = [apart(text, spec["path"], inputs) for text in spec["programs"]]
+    with open(os.environ["GARZONE_OUT"], "w") as out:
+        json.dump({"outcomes": outcomes}, out)
+
+
+main()
