@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from garzone.agent.kinds.translate import same_value
 from garzone.agent.sandbox import open_sandbox
+from garzone.agent.translation.compare import same_value
 from garzone.agent.worker import run_task
-from garzone.core.errors import UsageError
+from garzone.core.errors import UnavailableError, UsageError
 from garzone.core.ports import Sandbox
 from garzone.core.task import Report, Task, TaskKind, Verdict
 from garzone.testing import ScriptedGenerator
@@ -136,8 +136,59 @@ async def test_typescript_without_its_compiler_is_unproved(
 
 async def test_another_language_is_refused(tmp_path: Path, box: Sandbox) -> None:
     repo = make_repository(tmp_path / "r", {"words.py": CODE})
-    with pytest.raises(UsageError, match="cannot translate to rust yet"):
-        await run_task(a_task(repo, "Rust"), ScriptedGenerator(["no"]), box)
+    with pytest.raises(UsageError, match="cannot translate to kotlin yet"):
+        await run_task(a_task(repo, "Kotlin"), ScriptedGenerator(["no"]), box)
+
+
+async def test_a_language_without_its_compiler_says_what_to_install(
+    tmp_path: Path, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repository(tmp_path / "r", {"words.py": CODE})
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    for language, words in (("Rust", "apt-get install rustc"), ("Go", "golang-go"), ("Java", "install a JDK")):
+        with pytest.raises(UnavailableError, match=words):
+            await run_task(a_task(repo, language), ScriptedGenerator(["no"]), box)
+
+
+BITS = '''def both(a: str, b: str) -> str:
+    """Bits that are set in both.
+
+    >>> both("110", "011")
+    '010'
+    >>> both("1", "0")
+    '0'
+    """
+    return "".join("1" if x == y == "1" else "0" for x, y in zip(a, b))
+'''
+OF_BITS = """export function both(a, b) {
+  let out = "";
+  for (let i = 0; i < a.length; i++) out += a[i] === "1" && b[i] === "1" ? "1" : "0";
+  return out;
+}
+"""
+
+
+async def test_inputs_unlike_all_examples_prove_nothing_against_a_translation(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"bits.py": BITS})
+    task = a_task(repo, "JavaScript", files=("bits.py",))
+    report = await run_task(task, ScriptedGenerator([f"```javascript\n{OF_BITS}```"]), box)
+    assert report.verdict is Verdict.UNPROVED, report
+    assert "unlike those of the examples it differs" in report.summary
+    assert report.proof["differences_beyond_the_examples"] > 0
+    wrong = OF_BITS.replace('&& b[i] === "1"', "")
+    other = make_repository(tmp_path / "2", {"bits.py": BITS})
+    report = await run_task(replace(task, repo=other), ScriptedGenerator([f"```javascript\n{wrong}```"]), box)
+    assert report.verdict is Verdict.FAILED, report
+
+
+async def test_what_differs_beyond_the_examples_is_said_to_the_model(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"bits.py": BITS})
+    task = replace(a_task(repo, "JavaScript", files=("bits.py",)), max_rounds=2)
+    right = OF_BITS.replace("i < a.length", "i < Math.min(a.length, b.length)")
+    generator = ScriptedGenerator([f"```javascript\n{OF_BITS}```", f"```javascript\n{right}```"])
+    report = await run_task(task, generator, box)
+    assert report.verdict is Verdict.PROVED, report
+    assert "must give" in generator.requests[1].messages[-1].text
 
 
 def test_values_are_compared_as_people_would() -> None:

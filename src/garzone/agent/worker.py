@@ -284,6 +284,8 @@ class _Worker:
             return "proved", ""
         if trial.passed:
             course.doubtful.append(Passed(target, draft, trial))
+            if trial.output:  # what may be better yet is said to the model
+                course.failed.append(Failed(target, Attempt(answer, output=trial.output), trial.num_failing, draft))
             return "unproved", "; ".join(trial.doubts)
         course.failed.append(Failed(target, Attempt(answer, output=trial.output), trial.num_failing, draft))
         return "failed", first_line(trial.output)

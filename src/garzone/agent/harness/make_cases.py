@@ -2,7 +2,9 @@
 
 Inputs come from the examples of docstrings, from annotations, and from literals of the source, varied. To $GARZONE_OUT,
 as JSON: {name: [{"arguments": [...], "result": ...} or {"arguments": [...], "raises": type}]}; only what JSON can hold
-exactly, and only what comes out the same twice.
+exactly, and only what comes out the same twice. "unlike" is true for inputs that break a rule which all examples of the
+docstring keep (bits only, no element twice, equal lengths): what is asked of the function there is not known. Inputs on
+which the source raises what it does not name itself are left out.
 """
 # pyright: basic
 
@@ -190,6 +192,111 @@ def has_tuple(value):
     return isinstance(value, (tuple, set, frozenset))
 
 
+def leaves(value):
+    if isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def lists_in(value):
+    if isinstance(value, list):
+        yield value
+        for item in value:
+            yield from lists_in(item)
+
+
+def kind_of(value):
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+
+
+def rules_of(pool):
+    """Rules that all examples keep, as predicates of arguments; few examples and plain values keep few rules."""
+    rules = []
+    width = min((len(arguments) for arguments in pool), default=0)
+    for at in range(width):
+        values = [arguments[at] for arguments in pool]
+        kinds = {kind_of(leaf) for value in values for leaf in leaves(value)}
+        if kinds:
+            rules.append(lambda a, at=at, kinds=kinds: {kind_of(leaf) for leaf in leaves(a[at])} <= kinds)
+        texts = [leaf for value in values for leaf in leaves(value) if isinstance(leaf, str)]
+        letters = set("".join(texts))
+        if texts and not any(is_blank(text) for text in texts):
+            rules.append(lambda a, at=at: not any(isinstance(x, str) and is_blank(x) for x in leaves(a[at])))
+        if sum(map(len, texts)) >= 3 * len(letters) and letters and len(letters) <= 6:
+            rules.append(
+                lambda a, at=at, seen=letters: {c for x in leaves(a[at]) if isinstance(x, str) for c in x} <= seen
+            )
+        elif letters:  # no letters, no digits or no signs at all
+            classes = {c.isalpha() + 2 * c.isdigit() + 4 * c.isspace() or c for c in letters}
+            rules.append(
+                lambda a, at=at, classes=classes: (
+                    {
+                        c.isalpha() + 2 * c.isdigit() + 4 * c.isspace() or c
+                        for x in leaves(a[at])
+                        if isinstance(x, str)
+                        for c in x
+                    }
+                    <= classes
+                )
+            )
+        found = [each for value in values for each in lists_in(value) if len(each) > 1]
+        if len(found) > 1:
+            rules += [
+                lambda a, at=at, holds=holds: all(map(holds, lists_in(a[at])))
+                for holds in (distinct, ordered, one_size)
+                if all(map(holds, found))
+            ]
+        numbers = [x for value in values for x in leaves(value) if kind_of(x) == "number"]
+        if len(numbers) > 2 and min(numbers) > 0:
+            rules.append(lambda a, at=at: all(x > 0 for x in leaves(a[at]) if kind_of(x) == "number"))
+        elif len(numbers) > 2 and min(numbers) == 0:
+            rules.append(lambda a, at=at: all(x >= 0 for x in leaves(a[at]) if kind_of(x) == "number"))
+        if len(numbers) > 2 and all(isinstance(x, int) for x in numbers):
+            rules.append(lambda a, at=at: all(isinstance(x, int) for x in leaves(a[at]) if kind_of(x) == "number"))
+        if len(values) > 1 and all(isinstance(value, (list, str, dict)) and value for value in values):
+            rules.append(lambda a, at=at: len(a[at]) > 0)
+        for other in range(at):
+            pairs = [(arguments[other], arguments[at]) for arguments in pool]
+            if len(pairs) > 1 and all(same_length(*pair) for pair in pairs):
+                rules.append(lambda a, at=at, other=other: same_length(a[other], a[at]))
+    return rules
+
+
+def is_blank(text):
+    return text != "" and not text.strip()
+
+
+def distinct(items):
+    return len({repr(item) for item in items}) == len(items)
+
+
+def ordered(items):
+    try:
+        return sorted(items) == items
+    except TypeError:
+        return False
+
+
+def one_size(items):
+    return all(isinstance(item, (list, str)) for item in items) and len({len(item) for item in items}) == 1
+
+
+def same_length(one, other):
+    return isinstance(one, (str, list)) and isinstance(other, (str, list)) and len(one) == len(other)
+
+
+def is_unlike(rules, arguments):
+    try:
+        return not all(rule(arguments) for rule in rules)
+    except (IndexError, TypeError):
+        return True
+
+
 def attempt(function, arguments, explicit):
     kept = json.dumps([plain(a) for a in arguments], sort_keys=True)
     if len(kept) > MAX_CHARS:
@@ -228,6 +335,7 @@ def cases_of(function, node, source):
     pool = list(examples_of(ast.get_docstring(node), node.name))
     pool = [arguments for arguments in pool if not any(has_tuple(a) for a in arguments)]
     literals = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, (int, str))]
+    rules = rules_of(pool)
     tried, found = set(), []
 
     def consider(arguments):
@@ -236,7 +344,8 @@ def cases_of(function, node, source):
             return
         tried.add(key)
         try:
-            found.append(attempt(function, arguments, explicit))
+            case = attempt(function, arguments, explicit)
+            found.append({**case, "unlike": True} if is_unlike(rules, arguments) else case)
         except (ValueError, RecursionError, TypeError):
             pass
 

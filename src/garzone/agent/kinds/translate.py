@@ -1,21 +1,19 @@
-"""`translate`: a Python file into another language; TypeScript and JavaScript.
+"""`translate`: a Python file into another language; TypeScript, JavaScript, Go, Rust, Java.
 
-Proved means: it compiles (`tsc --noEmit --strict` for TypeScript) and gives the same outputs as the source on inputs
-that were generated and recorded from the source: at least ten a function. An exception that the source raises by name
-must be thrown, too.
+Proved means: it compiles (TypeScript under `--strict`) and gives the same outputs as the source on inputs that were
+generated and recorded from the source: at least ten a function. An exception that the source raises by name must be
+raised there, too. An input unlike all that the source's examples show proves nothing against a translation: where only
+such differ, the result is unproved and the report names one.
 """
 
 from __future__ import annotations
 
 import ast
-import json
-import math
 import re
 import shlex
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import cast
 
 from garzone.agent.changes import Draft
 from garzone.agent.context import Target
@@ -29,32 +27,42 @@ from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.implement import new_target
 from garzone.agent.node import find_typescript
 from garzone.agent.prompts import render
-from garzone.agent.proof import Trial, new_powers, trace_doubts
-from garzone.agent.syntax import names_in
+from garzone.agent.proof import Trial, trace_doubts
+from garzone.agent.syntax import definitions
 from garzone.agent.target import SourceText, is_python, is_test, parse
+from garzone.agent.translation import Case, Function, Toolchain, local
+from garzone.agent.translation.compare import differences
+from garzone.agent.translation.ecmascript import EcmaScript
+from garzone.agent.translation.go import Go
+from garzone.agent.translation.java import Java
+from garzone.agent.translation.rust import Rust
+from garzone.agent.translation.signatures import functions_of
 from garzone.core.errors import RepositoryError, UnavailableError, UsageError
-from garzone.core.task import Check
 
-TSC_OPTIONS = "--noEmit --strict --target ES2022 --module commonjs --skipLibCheck --pretty false"
 MIN_CASES = 10  # fewer say little
-TOLERANCE = 1e-9  # relative; both sides compute in IEEE doubles, but may add in another order
-CASES_S, DRIVE_S, COMPILE_S = 60.0, 30.0, 60.0
-SUFFIXES = {"typescript": ".ts", "javascript": ".js"}
-NOT_YET = ("go", "rust", "java", "c", "c++", "kotlin", "swift", "ruby")
-
-Case = dict[str, Any]
+CASES_S = 60.0
+LANGUAGES = ("typescript", "javascript", "go", "rust", "java")
+NOT_YET = ("c", "c++", "c#", "kotlin", "swift", "ruby", "php", "scala", "perl", "haskell")
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is translated: `names` are the functions others may call, `cases` what the source does with inputs."""
+    """What is translated, to where, and what the source does with inputs."""
 
     source_path: str
     text: str
-    language: str
-    names: tuple[str, ...]
-    cases: dict[str, list[Case]]
-    typescript: Path | None
+    toolchain: Toolchain
+    functions: tuple[Function, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions that others may call."""
+        return tuple(function.name for function in self.functions)
+
+    @property
+    def comparable(self) -> list[Function]:
+        """The functions whose arguments and results the other language can be given."""
+        return [function for function in self.functions if not (self.toolchain.typed and function.obstacle)]
 
 
 async def open_translate(setting: Setting) -> Job:
@@ -68,40 +76,66 @@ async def open_translate(setting: Setting) -> Job:
     if source is None or tree is None:
         raise RepositoryError(f"{sources[0]} is not Python that can be parsed")
     others = [name for name in (*setting.new, *setting.named) if name not in sources]
-    language = _language(setting.task.instruction, others)
-    place = others[0] if others else str(PurePosixPath(sources[0]).with_suffix(SUFFIXES[language]))
+    toolchain = _toolchain(setting, _language(setting.task.instruction, others))
+    place = others[0] if others else toolchain.place(sources[0])
     if place in code.tracked and place not in setting.named:
         raise UsageError(f"{place} exists: name it with --file to replace it, or name another file")
     words = set(re.findall(r"\w+", setting.task.instruction))
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    public = [name for name in functions if not name.startswith("_")]
-    names = tuple([name for name in public if name in words] or public)
+    public = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    names = [name for name in public if name in words] or public
     if not names:
         raise UsageError(f"{sources[0]} has no public function whose translation could be compared")
-    typescript = find_typescript(setting.stage.repository) if language == "typescript" else None
-    if language == "typescript" and typescript is None:
-        setting.notes.append("typescript was not found (node_modules, NODE_PATH, tsc on PATH): nothing can be compiled")
-    if shutil.which("node") is None:
-        raise UnavailableError("node is not installed, so a translation could not be run: install Node.js 20 or later")
     cases = await _recorded(setting, sources[0], names)
+    functions = functions_of(tree, cases, names)
+    if not toolchain.typed:
+        functions = [Function(name, tuple(cases.get(name, ()))) for name in names]
+    elif all(function.obstacle for function in functions):
+        why = "; ".join(f"{function.name}: {function.obstacle}" for function in functions[:3])
+        raise UsageError(
+            f"no function of {sources[0]} has types that {toolchain.title} shares with Python ({why}): annotate them "
+            "with int, float, str, bool, list, dict[str, ...] or Optional"
+        )
     target = _target(setting, place)
-    return Translate(setting, target, _Plan(sources[0], source.text, language, names, cases, typescript))
+    return Translate(setting, target, _Plan(sources[0], source.text, toolchain, tuple(functions)))
 
 
 def _language(instruction: str, files: list[str]) -> str:
     for name in files:
-        if (language := language_of(name)) in SUFFIXES:
+        if (language := language_of(name)) in LANGUAGES:
             return language
     words = instruction.lower()
-    for language in SUFFIXES:
-        if language in words:
-            return language
-    wanted = next((name for name in NOT_YET if re.search(rf"(?<![\w+]){re.escape(name)}(?![\w+])", words)), None)
+    spoken = {name: found.start() for name in (*LANGUAGES, *NOT_YET) if (found := _spoken(name, words))}
+    # "Go" is a word of its own: it means the language where nothing else is named, or after "to" or "into"
+    if "go" in spoken and not re.search(r"\b(?:to|into|in) go\b", words) and len(spoken) > 1:
+        del spoken["go"]
+    wanted = min(spoken, key=spoken.__getitem__, default="")
+    if wanted in LANGUAGES:
+        return wanted
     if wanted or any(language_of(name) for name in files):
         raise UsageError(
-            f"garzone cannot translate to {wanted or language_of(files[0])} yet; it can: {', '.join(SUFFIXES)}"
+            f"garzone cannot translate to {wanted or language_of(files[0])} yet; it can: {', '.join(LANGUAGES)}"
         )
     return "typescript"
+
+
+def _spoken(name: str, words: str) -> re.Match[str] | None:
+    return re.search(rf"(?<![\w+#]){re.escape(name)}(?![\w+#])", words)
+
+
+def _toolchain(setting: Setting, language: str) -> Toolchain:
+    """What compiles and runs a language here.
+
+    Raises:
+        UnavailableError: it is not installed; says what to install.
+    """
+    typescript = find_typescript(setting.stage.repository) if language == "typescript" else None
+    if language == "typescript" and typescript is None:
+        setting.notes.append("typescript was not found (node_modules, NODE_PATH, tsc on PATH): nothing can be compiled")
+    typed = {"go": Go, "rust": Rust, "java": Java}
+    toolchain = typed[language]() if language in typed else EcmaScript(language, typescript)
+    if missing := toolchain.missing():
+        raise UnavailableError(f"a translation to {toolchain.title} could not be run here: {missing}")
+    return toolchain
 
 
 def _target(setting: Setting, place: str) -> Target:
@@ -111,10 +145,9 @@ def _target(setting: Setting, place: str) -> Target:
     return Target(place, setting.code.content(place), source, None)
 
 
-async def _recorded(setting: Setting, path: str, names: tuple[str, ...]) -> dict[str, list[Case]]:
+async def _recorded(setting: Setting, path: str, names: Sequence[str]) -> dict[str, list[Case]]:
     stage = setting.stage
-    prefix = stage.repository.prefix
-    shown = path.removeprefix(f"{prefix}/") if prefix else path
+    shown = local(stage, path)
     words = " ".join(shlex.quote(word) for word in (shown, *names))
     command = f'{python_of(stage)} "$GARZONE_HARNESS/make_cases.py" {words}'
     run = await stage.run(command, {}, wall_s=CASES_S, harness={"make_cases.py": script("make_cases.py")}, probed=False)
@@ -136,7 +169,8 @@ class Translate(Job):
     @property
     def check(self) -> str:
         """What is run."""
-        return f"{self._plan.source_path} and its translation on {sum(map(len, self._plan.cases.values()))} inputs"
+        total = sum(len(function.cases) for function in self._plan.comparable)
+        return f"{self._plan.source_path} and its translation on {total} inputs"
 
     def styles(self, small: bool) -> tuple[Style, ...]:
         """One way of asking."""
@@ -144,18 +178,25 @@ class Translate(Job):
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """The source, and what must be kept."""
+        toolchain = self._plan.toolchain
         return user(
             render(
                 "translate",
                 instruction=sentence(self.task.instruction),
                 path=self._plan.source_path,
                 new_path=target.path,
-                language={"typescript": "TypeScript", "javascript": "JavaScript"}[self._plan.language],
-                fence=self._plan.language,
+                language=toolchain.title,
+                fence=toolchain.name,
                 code=self._plan.text,
                 names=self._plan.names,
+                signatures=self._signatures(target),
+                rules=toolchain.rules(target.path),
             )
         )
+
+    def _signatures(self, target: Target) -> list[str]:
+        toolchain = self._plan.toolchain
+        return [toolchain.signature(f, target.path) for f in self._plan.comparable] if toolchain.typed else []
 
     def ask_again(self, first: Question, target: Target, attempt: Attempt) -> Question:
         """Where the two differ."""
@@ -168,71 +209,71 @@ class Translate(Job):
         )
 
     def expected_text(self, target: Target) -> str:
-        """About as long as the source."""
-        return self._plan.text + " " * 400
+        """About as long as the source, in languages that say more than Python longer."""
+        return self._plan.text * (2 if self._plan.toolchain.typed else 1) + " " * 400
 
     def read(self, target: Target, answer: str) -> Draft | EditMiss:
         """The new file."""
+        toolchain = self._plan.toolchain
         blocks = [block for block in code_blocks(answer) if block.info.lower() not in ("python", "py")]
         if not blocks and code_blocks(answer):
-            return EditMiss(f"Write {self._plan.language}, not Python.")
+            return EditMiss(f"Write {toolchain.title}, not Python.")
         edited = replace_text(target.path, "", answer)
         if isinstance(edited, EditMiss):
             return edited
-        have = set(names_in(target.path, edited.text))
-        camel = {name: re.sub(r"_+(\w)", lambda found: found[1].upper(), name) for name in self._plan.names}
-        missing = [name for name in self._plan.names if name not in have and camel[name] not in have]
+        if complaint := toolchain.complaint(target.path, edited.text):
+            return EditMiss(complaint)
+        have = {d.span.name for d in definitions(target.path, edited.text)} | set(re.findall(r"\w+", edited.text))
+        missing = [name for name in self._plan.names if not have & set(toolchain.spelled(name))]
         if missing:
-            return EditMiss(f"The translation has no {', '.join(missing[:4])}. Keep the names.")
+            wanted = ", ".join(toolchain.spelled(name)[0] for name in missing[:4])
+            return EditMiss(f"The translation has no {wanted}. Keep the names.")
         return drafted(target, edited.text)
 
     async def prove(self, target: Target, draft: Draft) -> Trial:
         """Compile it, then compare."""
         plan, stage = self._plan, self.setting.stage
         (edit,) = draft.edits
-        doubts = [what for what in new_powers(edit) if not re.search(r"\bconstructor\b|prototype", what)]
-        checks: list[Check] = []
-        prefix = stage.repository.prefix
-        shown = shlex.quote(target.path.removeprefix(f"{prefix}/") if prefix else target.path)
-        visible = (plan.typescript,) if plan.typescript else ()
-        if plan.language == "typescript":
-            if plan.typescript is None:
-                return Trial(True, (*doubts, "typescript is not installed, so it was neither compiled nor run"))
-            compiler = shlex.quote(str(plan.typescript / "lib/tsc.js"))
-            command = f"node {compiler} {TSC_OPTIONS} --moduleResolution node10 {shown}"
-            run = await stage.run(command, draft.contents, wall_s=COMPILE_S, probed=False, visible=visible)
-            if "TS5107" in run.result.output or "TS6046" in run.result.output or "TS5108" in run.result.output:
-                command = command.replace(" --moduleResolution node10", "")  # later compilers know it no more
-                run = await stage.run(command, draft.contents, wall_s=COMPILE_S, probed=False, visible=visible)
-            checks.append(run.as_check(f"tsc --noEmit --strict {shown}"))
-            if not run.passed:
-                return Trial(False, output=run.result.output[:1200], num_failing=1000, checks=tuple(checks))
-        given = {name: [case["arguments"] for case in cases] for name, cases in plan.cases.items()}
-        files = {name: script(name) for name in ("drive_js.cjs", "load_js.cjs")} | {
-            "cases.json": json.dumps(given).encode()
-        }
-        loader = shlex.quote(str(plan.typescript / "lib/typescript.js")) if plan.typescript else "-"
-        command = f'node "$GARZONE_HARNESS/drive_js.cjs" {shown} "$GARZONE_HARNESS/cases.json" {loader}'
-        run = await stage.run(command, draft.contents, wall_s=DRIVE_S, harness=files, probed=False, visible=visible)
-        checks.append(run.as_check(self.check))
-        results = cast("dict[str, list[Case]]", facts_of(run).get("results") or {})
-        if not run.passed or (plan.cases and not results):
-            return Trial(False, output=_told(run.result.output), num_failing=900, checks=tuple(checks))
-        differences = [
-            text for name, cases in plan.cases.items() for text in _differences(name, cases, results.get(name, []))
-        ]
-        if differences:
-            said = "\n".join(differences[:4])
-            return Trial(False, output=said, num_failing=len(differences), checks=tuple(checks))
-        compared = {name: len(plan.cases.get(name, [])) for name in plan.names}
-        few = [f"{name} was compared on {count} inputs" for name, count in compared.items() if count < MIN_CASES]
-        doubts += [f"{few[0]}, and {MIN_CASES} are wanted"] if few else []
-        doubts += trace_doubts(run)
+        outcome = await plan.toolchain.drive(stage, edit, plan.comparable, self.check)
+        doubts = [*plan.toolchain.powers(edit), *outcome.doubts]
+        if outcome.complaint:
+            return Trial(False, output=outcome.complaint, num_failing=900, checks=outcome.checks)
+        if outcome.results is None:
+            return Trial(True, tuple(doubts), checks=outcome.checks)
+        wrong, unlike = list[str](), list[str]()
+        for function in plan.comparable:
+            these, those = differences(function, outcome.results.get(function.name, []))
+            wrong += these
+            unlike += those
+        if wrong:
+            said = "\n".join([*wrong, *unlike][:4])
+            if plan.toolchain.typed and "is not there" in said:
+                said += "\nDeclare exactly:\n" + "\n".join(self._signatures(target))
+            return Trial(False, output=said, num_failing=len(wrong), checks=outcome.checks)
+        doubts += self._left_open(unlike)
+        if outcome.run is not None:
+            doubts += trace_doubts(outcome.run)
         if not stage.isolated:
             doubts.append("it ran without a sandbox")
+        compared = {function.name: len(function.cases) for function in plan.comparable}
         total = sum(compared.values())
-        told = f"same outputs on {total} inputs" + (", compiles strictly" if plan.language == "typescript" else "")
-        return Trial(True, tuple(doubts), checks=tuple(checks), told=told, facts={"inputs_compared": compared})
+        strictly = ", compiles strictly" if plan.toolchain.name == "typescript" else ", compiles" * plan.toolchain.typed
+        told = f"same outputs on {total - len(unlike)} inputs{strictly}"
+        facts = {"inputs_compared": compared, "differences_beyond_the_examples": len(unlike)}
+        # told to the model as well: what is unlike the examples may be meant all the same
+        output = "\n".join(unlike[:3])
+        return Trial(True, tuple(doubts), output=output, checks=outcome.checks, told=told, facts=facts)
+
+    def _left_open(self, unlike: list[str]) -> list[str]:
+        """What the comparison does not say."""
+        plan = self._plan
+        found = [f"{f.name} cannot be compared: {f.obstacle}" for f in plan.functions if f not in plan.comparable]
+        few = [f for f in plan.comparable if len(f.cases) < MIN_CASES]
+        if few:
+            found.append(f"{few[0].name} was compared on {len(few[0].cases)} inputs, and {MIN_CASES} are wanted")
+        if unlike:
+            found.append(f"on {len(unlike)} inputs unlike those of the examples it differs: {unlike[0]}")
+        return found
 
     def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
         """What was translated, and on what it is the same."""
@@ -245,43 +286,3 @@ class Translate(Job):
     def failed_summary(self, num_candidates: int) -> str:
         """Nothing was the same."""
         return f"No candidate of {num_candidates} compiles and does what {self._plan.source_path} does"
-
-
-def _told(output: str) -> str:
-    """What node says, without where it keeps itself."""
-    lines = [line for line in output.splitlines() if line.strip() and "node:internal" not in line]
-    return "It cannot be run:\n" + "\n".join(lines[:8])[:800]
-
-
-def _differences(name: str, cases: list[Case], results: list[Case]) -> list[str]:
-    found: list[str] = []
-    for number, case in enumerate(cases):
-        result = results[number] if number < len(results) else {"missing": True}
-        call = f"{name}({', '.join(json.dumps(a, ensure_ascii=False) for a in case['arguments'])[:200]})"
-        if result.get("missing"):
-            return [f"{name} is not there or no function"]
-        if "raises" in case:
-            if "throws" not in result:
-                instead = json.dumps(result.get("result"))[:120]
-                found.append(f"{call} must throw ({case['raises']} in Python), and gives {instead}")
-        elif "throws" in result:
-            found.append(f"{call} throws {result['throws']}, and must give {json.dumps(case['result'])[:120]}")
-        elif not same_value(case["result"], result.get("result")):
-            wanted, given = json.dumps(case["result"])[:160], json.dumps(result.get("result"))[:160]
-            found.append(f"{call} must give {wanted}, and gives {given}")
-    return found
-
-
-def same_value(wanted: Any, given: Any) -> bool:
-    """Whether two values that came through JSON are equal, numbers within rounding."""
-    if isinstance(wanted, bool) or isinstance(given, bool) or wanted is None or given is None:
-        return wanted is given
-    if isinstance(wanted, int | float) and isinstance(given, int | float):
-        return math.isclose(wanted, given, rel_tol=TOLERANCE, abs_tol=1e-12)
-    if isinstance(wanted, list) and isinstance(given, list):
-        ours, theirs = cast("list[Any]", wanted), cast("list[Any]", given)
-        return len(ours) == len(theirs) and all(same_value(a, b) for a, b in zip(ours, theirs, strict=True))
-    if isinstance(wanted, dict) and isinstance(given, dict):
-        mine, other = cast("dict[str, Any]", wanted), cast("dict[str, Any]", given)
-        return mine.keys() == other.keys() and all(same_value(mine[key], other[key]) for key in mine)
-    return bool(wanted == given)
