@@ -13,7 +13,7 @@ import pytest
 import garzone
 from garzone import Garzone, code_review, implement_feature, query_local_coder
 from garzone.core.chat import Message, Role
-from garzone.core.errors import BackendUnavailable, ModelNotFound, UsageError
+from garzone.core.errors import BackendUnavailable, GarzoneError, ModelNotFound, UsageError
 from garzone.core.task import Verdict
 from garzone.delegate.ledger import Ledger
 from tests.agent.repositories import CHECK, FIXED_PAGINATE, block, make_repository
@@ -139,3 +139,22 @@ async def test_delegate_proves_a_fix_and_books_it(tmp_path: Path, home: Path) ->
     assert report.branch
     (entry,) = await asyncio.to_thread(Ledger(home / "ledger.db").entries)
     assert entry.outcome == "proved"
+
+
+async def test_a_task_that_broke_off_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+    repo = make_repository(tmp_path / "repo")
+    wrong = block(FIXED_PAGINATE.replace("page - 1", "page - 3"))
+    with running(app_of(scripted(wrong, BackendUnavailable("pulled the plug")))) as url:
+        async with Garzone(url, model=MODEL) as g:
+            with pytest.raises(GarzoneError) as broken:
+                await g.delegate("fix", "paginate skips the first page", repo=repo, check=CHECK, candidates=2)
+    (note,) = broken.value.__notes__
+    task_id = note.split("--resume ")[1].split()[0]
+    assert f"Garzone.resume('{task_id}')" in note
+    with running(app_of(scripted(block(FIXED_PAGINATE)))) as url:
+        async with Garzone(url, model=MODEL) as g:
+            report = await g.resume(task_id)
+            with pytest.raises(UsageError, match="finished"):
+                await g.resume(task_id)
+    assert (report.task_id, report.verdict) == (task_id, Verdict.PROVED)
+    assert any("went on from 1 answers" in note for note in report.notes)

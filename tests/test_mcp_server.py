@@ -16,6 +16,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from garzone import config
+from garzone.core.errors import BackendUnavailable
 from garzone.core.generation import GenerateRequest, ServedBy
 from garzone.core.task import Report, TaskKind, Verdict
 from garzone.delegate.ledger import Ledger
@@ -219,6 +220,20 @@ async def test_a_backend_that_is_not_there_is_an_error_with_what_to_do(home: Pat
         result = await client.call_tool("delegate", CALL | {"cwd": str(repo)})
     assert result.is_error
     assert "127.0.0.1:9" in text_of(result)
+
+
+async def test_a_task_that_broke_off_says_how_to_go_on_with_it(home: Path, repo: Path) -> None:
+    with running(app_of(scripted(WRONG, BackendUnavailable("pulled the plug " * 40)))) as url:
+        server = DelegateServer(config.load(), Choices(backend=url, candidates=2))
+        async with Client(server.protocol, mode=ERAS[1]) as client:
+            result = await client.call_tool("delegate", CALL | {"cwd": str(repo)})
+            await server.aclose()
+    assert result.is_error
+    text = text_of(result)
+    assert text.startswith("not done:")
+    assert len(text) < RESULT_CHARS
+    (journal,) = (home / "tasks").glob("*.jsonl")
+    assert text.endswith(f"garzone delegate --resume {journal.stem} goes on with it")
 
 
 @pytest.mark.parametrize("mode", ERAS)

@@ -126,10 +126,36 @@ class Garzone:
             apply=apply,
             unsandboxed=unsandboxed,
         )
-        sandbox = wiring.open_sandbox(unsandboxed)
-        ledger = wiring.open_ledger(self._settings)
-        counter = wiring.open_counter(self._settings, task.model)
-        return await run(task, self.generator, sandbox, ledger, on_event=on_event, caller="api", counter=counter)
+        return await self._run(task, on_event)
+
+    async def resume(self, task_id: str, *, on_event: Listener | None = None) -> Report:
+        """Go on with a task that broke off or was killed; what was answered is not asked again, every check runs anew.
+
+        Raises:
+            UsageError: there is no such task, it is finished, or another process works on it.
+            UnavailableError, LedgerError: as `delegate`.
+        """
+        task = await asyncio.to_thread(wiring.open_journals(self._settings).find, task_id)
+        return await self._run(task, on_event)
+
+    async def _run(self, task: Task, on_event: Listener | None) -> Report:
+        journals = wiring.open_journals(self._settings)
+        try:
+            return await run(
+                task,
+                self.generator,
+                wiring.open_sandbox(task.unsandboxed),
+                wiring.open_ledger(self._settings),
+                on_event=on_event,
+                caller="api",
+                counter=wiring.open_counter(self._settings, task.model),
+                journals=journals,
+                device=await asyncio.to_thread(wiring.device_facts, self._settings, task.model, task.backend),
+            )
+        except BaseException as error:
+            if way_back := journals.way_back(task):
+                error.add_note(f"{way_back}; so does Garzone.resume({task.id!r})")
+            raise
 
     async def route(
         self,
@@ -152,7 +178,8 @@ class Garzone:
             model=model or self.model,
             backend=self._backend,
         )
-        return await asyncio.to_thread(decide, task, wiring.open_ledger(self._settings))
+        device = await asyncio.to_thread(wiring.device_facts, self._settings, task.model, task.backend)
+        return await asyncio.to_thread(decide, task, wiring.open_ledger(self._settings), device)
 
     async def generate(self, prompt: str, *, model: str | None = None, **sampling: Any) -> str:
         """One answer to one prompt. `sampling` are fields of SamplingParams: temperature, max_tokens, seed, ..."""

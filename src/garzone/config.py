@@ -73,6 +73,12 @@ class Settings:
     gateway_background: tuple[str, ...] = ("*title*", "*summar*")
 
     @property
+    def server_url(self) -> str:
+        """Where a server of these settings answers: one that listens on every address answers on loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
     def ledger_path(self) -> Path:
         """The SQLite file of tasks and savings."""
         return self.home / "ledger.db"

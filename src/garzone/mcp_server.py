@@ -70,10 +70,13 @@ class DelegateServer:
         arguments = params.arguments or {}
         try:
             task = self._delegator.task(arguments)
+        except GarzoneError as error:
+            return _result(f"not done: {error}", is_error=True)
+        try:
             async with _Progress.reported(ctx, task) as progress:
                 return _result(await self._delegator.delegate(task, arguments, progress))
         except GarzoneError as error:
-            return _result(f"not done: {error}", is_error=True)
+            return _result(self._delegator.not_done(task, error), is_error=True)
         except Exception as error:  # noqa: BLE001 - a bug must not end the coordinator's server; it is logged in full
             _log.exception("delegate failed")
             return _result(f"not done: garzone failed ({type(error).__name__}: {error})", is_error=True)
@@ -108,7 +111,7 @@ class _Progress:
         self._total = float(max(task.num_candidates, 1) * max(task.max_rounds, 1) + 1)
         self._done = 0.0
         self._chars = 0
-        self._message = "reading the repository, running the check"
+        self._message = f"task {task.id}: reading the repository, running the check"
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 

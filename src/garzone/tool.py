@@ -19,7 +19,7 @@ import anyio
 
 from garzone.agent.events import Listener
 from garzone.config import Settings
-from garzone.core.errors import UsageError
+from garzone.core.errors import GarzoneError, UsageError
 from garzone.core.ports import TextGenerator
 from garzone.core.task import Report, Route, Task, TaskKind
 from garzone.delegate.run import RESULT_CHARS, WORKING_KINDS, decide, decline, new_task_id, result_text, run
@@ -178,8 +178,9 @@ class Delegator:
         call_text = json.dumps({"name": NAME, "input": arguments}, ensure_ascii=False)
         ledger = wiring.open_ledger(self._settings)
         counter = wiring.open_counter(self._settings, task.model)
+        device = await asyncio.to_thread(wiring.device_facts, self._settings, task.model, task.backend)
         if not self._choices.always:
-            decision = await asyncio.to_thread(decide, task, ledger)
+            decision = await asyncio.to_thread(decide, task, ledger, device)
             if decision.route is Route.COORDINATOR:
                 return await decline(task, decision, ledger, counter, call_text=call_text, caller=self._caller)
         sandbox = wiring.open_sandbox(task.unsandboxed)
@@ -195,8 +196,17 @@ class Delegator:
             caller=self._caller,
             call_text=call_text,
             counter=counter,
+            journals=wiring.open_journals(self._settings),
+            device=device,
         )
         return result_text(await self._to_its_end(work))
+
+    def not_done(self, task: Task, error: GarzoneError) -> str:
+        """What the coordinator reads of a task that broke off."""
+        from garzone import wiring  # noqa: PLC0415 - imported by the task already
+
+        way_back = wiring.open_journals(self._settings).way_back(task)
+        return shortened(f"not done: {error}", f"; {way_back}" if way_back else "")
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Report]) -> Report:
         """Await a task so that a cancellation ends it in order: the worker removes its worktree and processes first.
@@ -220,9 +230,10 @@ def import_wiring() -> None:
     importlib.import_module("garzone.wiring")
 
 
-def shortened(text: str) -> str:
-    """A text short enough for a coordinator's purse."""
-    return text if len(text) < RESULT_CHARS else text[: RESULT_CHARS - 2] + "…"
+def shortened(text: str, end: str = "") -> str:
+    """A text short enough for a coordinator's purse, with an end that is not cut."""
+    most = RESULT_CHARS - 1 - len(end)
+    return (text if len(text) <= most else text[: most - 1] + "…") + end
 
 
 def _relative(name: str, repo: Path) -> str:

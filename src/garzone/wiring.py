@@ -6,6 +6,7 @@ implements which port, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from garzone.delegate.counting import TokenCounter
 from garzone.delegate.history import LedgerHistory
 from garzone.delegate.journal import Journals
 from garzone.delegate.ledger import Ledger
+from garzone.delegate.policy import DeviceFacts
+from garzone.engine.devices import detect
+from garzone.engine.footprint import footprint
 from garzone.runner.process import RunnerPool
 from garzone.runner.prompt_count import TemplateCounter
 from garzone.server.activity import Activity
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_server",
+    "device_facts",
     "open_counter",
     "open_generator",
     "open_journals",
@@ -85,6 +90,19 @@ def open_counter(settings: Settings, model: str) -> TokenCounter:
         except GarzoneError:
             details = None
     return TokenCounter(Path(details.path), details.name) if details and details.path else TokenCounter()
+
+
+def device_facts(settings: Settings, model: str, backend: str | None = None) -> DeviceFacts:
+    """What a task with that model would be done on. Asks the system, and opens no device; of a server, only its URL."""
+    if url := backend or settings.backend:
+        return DeviceFacts(url)
+    device = detect(settings.device)
+    roof: float | None = None
+    if device.bandwidth:
+        with contextlib.suppress(GarzoneError):  # a model that is not here: its size is not known
+            details = open_store(settings).find(model)
+            roof = device.bandwidth / footprint(details.model_info, details.size_bytes).read_bytes_per_token()
+    return DeviceFacts(device.kind, roof)
 
 
 def build_server(settings: Settings, *, preload: str | None = None, gateway: bool = False) -> Starlette:

@@ -119,6 +119,17 @@ async def test_a_finished_task_leaves_no_journal_and_a_broken_one_goes_on(tmp_pa
     assert journals.unfinished() == []
 
 
+def test_what_nobody_went_on_with_for_two_weeks_is_forgotten(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    for task_id in ("0ld", "n3w"):
+        with journals.begin(replace(fix_task(tmp_path), id=task_id)):
+            pass
+    os.utime(tmp_path / "0ld.jsonl", (0, 0))
+    with journals.begin(fix_task(tmp_path)):
+        assert {path.stem for path in tmp_path.glob("*.jsonl")} == {"n3w", fix_task(tmp_path).id}
+    assert journals.way_back(replace(fix_task(tmp_path), id="0ld")) == ""
+
+
 # --- with real processes
 
 

@@ -8,18 +8,35 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 from garzone.core.task import Route, TaskKind
-from garzone.delegate.policy import FileFacts, History, Observation, TaskFacts, route, stakes
+from garzone.delegate.belief import History, Observation
+from garzone.delegate.policy import COLD_CACHE_TOKENS, DeviceFacts, FileFacts, TaskFacts, route, stakes
+from garzone.delegate.pricing import CACHE_LIFE_S
+from garzone.delegate.speed import TASK_TOKENS, Expected, Pace, Timing
 
 NUM_TASKS = 2_000
 CALIBRATED_AFTER = 500  # tasks
 NUM_BINS = 10
-Stream = Iterator[tuple[TaskFacts, float]]
+TRUE_SPREAD = 0.7  # of the logarithm of a task's time around its device's pace
+SLOW, FAST = 0.4, 25.0  # tokens a second over whole tasks: a large model on two cores, on a graphics card
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A task, how likely the worker can do it, and how long it takes in the median."""
+
+    facts: TaskFacts
+    probability: float
+    seconds: float = TASK_TOKENS / FAST
+
+
+Stream = Iterator[Drawn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,7 @@ def personal_stream(rng: random.Random) -> Stream:
             files=(FileFacts("a.py", size),),
             baseline_tokens=round(rng.lognormvariate(math.log(1500 + size / 8), 0.4)),
         )
-        yield facts, rates[kind] + (0.05 if size < 4000 else -0.03)
+        yield Drawn(facts, rates[kind] + (0.05 if size < 4000 else -0.03))
 
 
 def mixed_stream(rng: random.Random, *, average: float) -> Stream:
@@ -101,37 +118,68 @@ def mixed_stream(rng: random.Random, *, average: float) -> Stream:
         probability = cells.setdefault((kind, model, repo, size), _logistic(common + rng.gauss(0, 0.6)))
         tokens = round(rng.lognormvariate(math.log(1200 + size / 8), 0.5))
         files = (FileFacts("a.py", size),)
-        yield TaskFacts(kind, "do it", repo=repo, model=model, files=files, baseline_tokens=tokens), probability
+        facts = TaskFacts(kind, "do it", repo=repo, model=model, files=files, baseline_tokens=tokens)
+        yield Drawn(facts, probability)
 
 
-def simulate(stream: Stream, rng: random.Random) -> Outcome:
-    """Let the policy decide every task of a stream, learning from those that it delegates."""
-    history = History()
+def two_devices_stream(rng: random.Random) -> Stream:
+    """The personal stream on two machines, of which one is too slow for most tasks. Nobody says what either reads."""
+    for drawn in personal_stream(rng):
+        name, pace = rng.choice([("slow", SLOW), ("fast", FAST)])
+        facts = replace(drawn.facts, device=DeviceFacts(name))
+        yield Drawn(facts, drawn.probability, TASK_TOKENS / pace)
+
+
+def simulate(stream: Stream, rng: random.Random, *, knows_devices: bool = True) -> Outcome:
+    """Let the policy decide every task of a stream, learning from those that it delegates.
+
+    Args:
+        stream: the tasks.
+        rng: of the worker's luck.
+        knows_devices: False hides from the policy where tasks are done and how long they took.
+    """
+    history, pace = History(), Pace()
     policy = always = never = optimum = 0.0
     delegated = 0
     bins: dict[int, list[tuple[float, bool]]] = {}
-    for number, (facts, probability) in enumerate(stream):
-        gain, loss = stakes(facts)
-        value = probability * gain - (1 - probability) * loss
+    for number, drawn in enumerate(stream):
+        facts = drawn.facts if knows_devices else replace(drawn.facts, device=DeviceFacts())
+        value = _worth(drawn)
         best = max(value, 0.0)
         optimum += best
         always += best - value
         never += best
-        decision = route(facts, history)
-        proved = rng.random() < probability  # drawn for every task, so that policies see the same luck
+        decision = route(facts, history, pace)
+        proved = rng.random() < drawn.probability  # drawn for every task, so that policies see the same luck
+        seconds = drawn.seconds * math.exp(rng.gauss(0, TRUE_SPREAD))
         if decision.route is Route.COORDINATOR:
             policy += best
             continue
         delegated += 1
         policy += best - value
+        in_time = seconds <= facts.timeout_s
+        proved = proved and in_time
         if number >= CALIBRATED_AFTER:
             said = decision.success_probability
             bins.setdefault(min(int(said * NUM_BINS), NUM_BINS - 1), []).append((said, proved))
-        size_bytes = sum(file.size_bytes for file in facts.files)
-        history.record(Observation(facts.repo, facts.kind.value, facts.model, size_bytes, proved))
+        if in_time or not knows_devices:
+            history.record(Observation(facts.repo, facts.kind.value, facts.model, facts.size_bytes, proved))
+        if knows_devices:
+            took = min(seconds, facts.timeout_s)
+            written = max(1, round(TASK_TOKENS * took / seconds))  # one that is cut off has written less
+            pace.record(Timing(facts.model, facts.device.name, facts.size_bytes, written, took))
     num = sum(map(len, bins.values()))
     error = sum(abs(sum(p for p, _ in members) - sum(proved for _, proved in members)) for members in bins.values())
     return Outcome(policy, always, never, optimum, error / max(num, 1), delegated)
+
+
+def _worth(drawn: Drawn) -> float:
+    """What delegating a task gains, for who knows every probability."""
+    gain, loss = stakes(drawn.facts)
+    time = Expected(drawn.seconds, TRUE_SPREAD)
+    late, cold = time.probability_after(drawn.facts.timeout_s), time.probability_after(CACHE_LIFE_S)
+    probability = drawn.probability * (1 - late)
+    return probability * gain - (1 - probability) * loss - cold * COLD_CACHE_TOKENS
 
 
 def summarise(name: str, outcomes: list[Outcome]) -> Summary:
@@ -152,19 +200,20 @@ def summarise(name: str, outcomes: list[Outcome]) -> Summary:
 
 def measure(num_streams: int = 10) -> list[Summary]:
     """All kinds of streams, so many of each, with seeds 0, 1, 2, ..."""
-    out = [
-        summarise(
-            "personal",
-            [simulate(personal_stream(random.Random(s)), random.Random(s + 1000)) for s in range(num_streams)],  # noqa: S311
-        )
+    kinds: list[tuple[str, Callable[[random.Random], Stream]]] = [
+        ("personal", personal_stream),
+        ("personal, two devices", two_devices_stream),
+        ("mixed, a weak model", partial(mixed_stream, average=-1.0)),
+        ("mixed", partial(mixed_stream, average=0.0)),
+        ("mixed, a strong model", partial(mixed_stream, average=1.0)),
     ]
-    for average, name in ((-1.0, "mixed, a weak model"), (0.0, "mixed"), (1.0, "mixed, a strong model")):
-        runs = [
-            simulate(mixed_stream(random.Random(s), average=average), random.Random(s + 1000))  # noqa: S311
-            for s in range(num_streams)
-        ]
-        out.append(summarise(name, runs))
-    return out
+    return [
+        summarise(
+            name,
+            [simulate(make(random.Random(seed)), random.Random(seed + 1000)) for seed in range(num_streams)],  # noqa: S311
+        )
+        for name, make in kinds
+    ]
 
 
 def _logistic(value: float) -> float:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -34,16 +34,19 @@ def call(caller: str, apply: bool) -> None:
             raise UsageError("the arguments must be a JSON object")
         click.echo(asyncio.run(_call(cast("dict[str, Any]", arguments), caller, Choices(apply=apply))))
     except ValueError as error:
-        _say_not_done(f"the arguments are not JSON: {error}")
+        _end_with(shortened(f"not done: the arguments are not JSON: {error}"))
     except GarzoneError as error:
-        _say_not_done(str(error))
+        _end_with(shortened(f"not done: {error}"))
 
 
 async def _call(arguments: dict[str, Any], caller: str, choices: Choices) -> str:
     delegator = Delegator(config.load(), choices, caller)
+    task = delegator.task(arguments)
     try:
         with terminated_as_interrupted():
-            return await delegator.delegate(delegator.task(arguments), arguments, _tell)
+            return await delegator.delegate(task, arguments, _tell)
+    except GarzoneError as error:
+        return _end_with(delegator.not_done(task, error))
     finally:
         await delegator.aclose()
 
@@ -60,8 +63,8 @@ def _tell(event: Event) -> None:
             pass
 
 
-def _say_not_done(why: str) -> None:
-    click.echo(shortened(f"not done: {why}"))
+def _end_with(text: str) -> NoReturn:
+    click.echo(text)
     sys.exit(1)
 
 

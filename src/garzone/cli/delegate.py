@@ -24,7 +24,7 @@ from garzone import config, wiring
 from garzone.agent.events import Listener
 from garzone.cli.progress import TaskProgress
 from garzone.cli.report import plain_report, render_report
-from garzone.core.errors import ModelNotFound, UsageError
+from garzone.core.errors import GarzoneError, ModelNotFound, UsageError
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
 from garzone.delegate.run import decide, new_task_id, require_possible, run
 
@@ -95,9 +95,14 @@ def delegate(ctx: click.Context, as_json: bool, caller: str, resume: str | None,
             return json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         return plain_report(task, report, generation_s=progress.generation_s)
 
-    with progress:
-        work = _delegate(settings, task, progress, caller=caller, call_text=_command_line(ctx), render=render)
-        report = asyncio.run(work)
+    try:
+        with progress:
+            work = _delegate(settings, task, progress, caller=caller, call_text=_command_line(ctx), render=render)
+            report = asyncio.run(work)
+    except (GarzoneError, KeyboardInterrupt):
+        if way_back := wiring.open_journals(settings).way_back(task):
+            errors.print(way_back, style="dim", highlight=False)
+        raise
     console = Console()
     if as_json or not console.is_terminal:
         click.echo(render(report))
@@ -117,7 +122,9 @@ def _could_not_be_proved(task: Task, report: Report) -> bool:
 def route(as_json: bool, **given: Any) -> None:
     """Say whether a task should be done locally or by the coordinator, and why. Runs nothing."""
     settings = config.load()
-    decision = decide(_task(settings, given), wiring.open_ledger(settings))
+    task = _task(settings, given)
+    device = wiring.device_facts(settings, task.model, task.backend)
+    decision = decide(task, wiring.open_ledger(settings), device)
     if as_json:
         document = dataclasses.asdict(decision) | {"route": decision.route.value}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -155,6 +162,7 @@ async def _delegate(
                 render=render,
                 counter=wiring.open_counter(settings, task.model),
                 journals=wiring.open_journals(settings),
+                device=wiring.device_facts(settings, task.model, task.backend),
             )
     except ModelNotFound as error:
         if "pull" in str(error):

@@ -13,7 +13,6 @@ import click
 import httpx2
 
 from garzone import config
-from garzone.cli.serve import server_url
 from garzone.core.chat import Message, Role
 from garzone.core.errors import UsageError
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams, Usage
@@ -72,7 +71,7 @@ def _running_server() -> str | None:
     settings = config.load()
     if settings.backend:
         return settings.backend
-    url = server_url(settings)
+    url = settings.server_url
     with contextlib.suppress(httpx2.TransportError):
         if httpx2.get(f"{url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success:
             return url

@@ -109,7 +109,7 @@ def stop(reference: str) -> None:
 def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """One request to the server that should be running; its errors become ours."""
     settings = config.load()
-    url = server_url(settings)
+    url = settings.server_url
     headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
         response = httpx2.request(method, url + path, json=body, headers=headers, timeout=30, trust_env=False)
@@ -124,12 +124,6 @@ def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
     if response.is_error:
         raise UnavailableError(str(document.get("error") or f"{url}{path}: HTTP {response.status_code}"))
     return document
-
-
-def server_url(settings: config.Settings) -> str:
-    """Where a server of these settings answers: one that listens on every address answers on loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _until(expires_at: str) -> str:

@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import asdict, dataclass, field
 from io import TextIOWrapper
@@ -25,6 +26,7 @@ from garzone.core.ports import TextGenerator
 from garzone.core.task import Task, TaskKind
 
 SHOWN = 8  # how many tasks an error names
+KEPT_S = 14 * 86_400.0  # after which nobody goes on with a task any more
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Journals:
         path = self._path(task.id)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            self._forget_old()
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise LedgerError(f"{path} cannot be written: {error.strerror}; set GARZONE_HOME") from error
@@ -117,6 +120,19 @@ class Journals:
             return []
         paths = sorted(self._directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
         return [task for path in paths if (task := _task_of(path)) is not None]
+
+    def way_back(self, task: Task) -> str:
+        """What to do about a task that broke off, in half a sentence; "" where nothing of it is kept."""
+        if self._path(task.id).exists():
+            return f"garzone delegate --resume {task.id} goes on with it"
+        return ""
+
+    def _forget_old(self) -> None:
+        limit = time.time() - KEPT_S
+        for path in self._directory.glob("*.jsonl"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
 
     def _path(self, task_id: str) -> Path:
         if not task_id.isalnum():

@@ -19,10 +19,12 @@ from typing import Any
 from garzone import __version__
 from garzone.core.errors import LedgerError
 from garzone.core.task import Report, Task, Verdict
+from garzone.delegate.belief import Observation
 from garzone.delegate.energy import Energy
 from garzone.delegate.migrations import migrate
-from garzone.delegate.policy import Observation, RouteDecision
+from garzone.delegate.policy import RouteDecision
 from garzone.delegate.pricing import Baseline, Billed, Spent
+from garzone.delegate.speed import Timing
 
 BUSY_TIMEOUT_S = 10.0
 GRACE_S = 600.0  # loading and compiling a model may come on top of a task's own time limit
@@ -303,19 +305,38 @@ class Ledger:
         return sorted(entries, key=lambda entry: entry.started_at)
 
     def observations(self) -> list[Observation]:
-        """Every task that ended with a verdict, the oldest first. Errors and kills say nothing about the worker."""
+        """Every task that ended with a verdict, the oldest first. Errors and kills say nothing about the worker.
+
+        Neither does one whose time ran out: that is about the device (`timings`).
+        """
+        return [
+            Observation(row["repo"], row["kind"], row["requested_model"], row["size_bytes"], row["outcome"] == "proved")
+            for row in self._judged()
+            if row["outcome"] == Verdict.PROVED.value or not _ran_out_of_time(row)
+        ]
+
+    def timings(self) -> list[Timing]:
+        """How long those tasks took, and where."""
+        return [
+            Timing(
+                row["requested_model"],
+                row["requested_backend"] or device_name(row["served_device"] or ""),
+                row["size_bytes"],
+                row["completion_tokens"],
+                row["duration_ms"] / 1e3,
+            )
+            for row in self._judged()
+        ]
+
+    def _judged(self) -> list[sqlite3.Row]:
         if not self.path.exists():
             return []
         with self._open() as connection:
-            rows = connection.execute(
-                f"SELECT repo, kind, requested_model, size_bytes, outcome FROM tasks WHERE outcome IN ({', '.join('?' * len(OBSERVED))}) "  # noqa: E501, S608 - placeholders only
-                "ORDER BY id",
+            places = ", ".join("?" * len(OBSERVED))
+            return connection.execute(
+                f"SELECT * FROM tasks WHERE outcome IN ({places}) ORDER BY id",  # noqa: S608 - placeholders only
                 OBSERVED,
             ).fetchall()
-        return [
-            Observation(row["repo"], row["kind"], row["requested_model"], row["size_bytes"], row["outcome"] == "proved")
-            for row in rows
-        ]
 
     @contextlib.contextmanager
     def _open(self) -> Generator[sqlite3.Connection]:
@@ -420,6 +441,16 @@ def _insert(connection: sqlite3.Connection, table: str, values: dict[str, Any], 
 def _update(connection: sqlite3.Connection, row: int, values: dict[str, Any]) -> None:
     assignments = ", ".join(f"{name} = :{name}" for name in values)
     connection.execute(f"UPDATE tasks SET {assignments} WHERE id = :row", {**values, "row": row})  # noqa: S608 - names are ours
+
+
+def device_name(device: str) -> str:
+    """A device's name that stays the same: `AMD` of `AMD gfx1100` and of `AMD:1`."""
+    return device.replace(":", " ").partition(" ")[0].upper()
+
+
+def _ran_out_of_time(row: sqlite3.Row) -> bool:
+    limit_s = row["deadline_at"] - row["started_at"] - GRACE_S
+    return row["duration_ms"] >= 0.95 * limit_s * 1e3
 
 
 def _is_running(row: sqlite3.Row) -> bool:

@@ -28,6 +28,7 @@ ALONE_METHOD = (
     "and result."
 )
 CACHE_WRITE = 1.25  # times the input price, for the five-minute cache that coordinators use
+CACHE_LIFE_S = 300.0  # after which what was written there has to be written again
 
 
 def method(counted_by: str) -> str:

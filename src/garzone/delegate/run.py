@@ -20,11 +20,13 @@ from garzone.core.ports import Sandbox, TextGenerator
 from garzone.core.task import Report, Route, Task, TaskKind, Verdict
 from garzone.delegate import pricing
 from garzone.delegate.apply import apply_branch
+from garzone.delegate.belief import History
 from garzone.delegate.counting import TokenCounter
 from garzone.delegate.energy import EnergyMeter
 from garzone.delegate.journal import Journal, Journaled, Journals
 from garzone.delegate.ledger import CANCELLED, ERROR, Ledger, Prices
-from garzone.delegate.policy import FileFacts, History, RouteDecision, TaskFacts, route
+from garzone.delegate.policy import DeviceFacts, FileFacts, RouteDecision, TaskFacts, route
+from garzone.delegate.speed import Pace
 
 WORKING_KINDS = tuple(KINDS)
 NEED_A_CHECK = {
@@ -70,6 +72,7 @@ async def run(
     render: Callable[[Report], str] | None = None,
     counter: TokenCounter | None = None,
     journals: Journals | None = None,
+    device: DeviceFacts | None = None,
 ) -> Report:
     """Do a task and book it.
 
@@ -85,6 +88,7 @@ async def run(
         counter: counts the tokens of both; None: the rule of thumb.
         journals: where answers are kept, so that the task can go on if this process is killed; None: nowhere. A task
             that has a journal there goes on.
+        device: what the task will be done on, for what the policy says of it; None: unknown.
 
     Returns:
         The report, with `savings`; `notes` say what went wrong beside the task itself.
@@ -99,7 +103,7 @@ async def run(
     call_tokens = 0 if caller == SLASH else await counter.count(call_text or _call_text(task))
     num_turns = 0 if caller == SLASH else 1
     size_bytes = sum(file.size_bytes for file in file_facts(task))
-    decision = decide(task, ledger)
+    decision = decide(task, ledger, device)
     row = ledger.begin(
         task,
         pricing.Spent(call_tokens, 0, num_turns),
@@ -152,8 +156,9 @@ async def _worked(
     num_known = journal.num_answers
     try:
         report = await run_task(task, Journaled(generator, journal), sandbox, on_event=booked)
-    except UsageError:
-        journal.forget()  # the task itself is wrong
+    except BaseException as error:
+        if isinstance(error, UsageError) or not journal.num_answers:  # the task is wrong, or there is nothing to keep
+            journal.forget()
         raise
     journal.forget()
     note = f"went on from {num_known} answers of a run that was interrupted; every check ran again"
@@ -182,8 +187,8 @@ async def decline(
     return text
 
 
-def decide(task: Task, ledger: Ledger) -> RouteDecision:
-    """What the policy says of a task, given what the ledger has seen.
+def decide(task: Task, ledger: Ledger, device: DeviceFacts | None = None) -> RouteDecision:
+    """What the policy says of a task, given what the ledger has seen, on this device (None: unknown).
 
     Reads the ledger, file sizes, and what tells the project's own check; runs nothing.
     """
@@ -195,8 +200,10 @@ def decide(task: Task, ledger: Ledger) -> RouteDecision:
         files=file_facts(task),
         has_check=task.check is not None or task.kind not in BY_CHECK or shows_a_check(task.repo),
         available=task.kind in WORKING_KINDS,
+        device=device or DeviceFacts(),
+        timeout_s=task.timeout_s,
     )
-    return route(facts, History.of(ledger.observations()))
+    return route(facts, History.of(ledger.observations()), Pace.of(ledger.timings()))
 
 
 def file_facts(task: Task) -> tuple[FileFacts, ...]:

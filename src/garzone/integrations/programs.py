@@ -100,7 +100,7 @@ def openclaw(dirs: ProgramDirs, settings: Settings, wishes: Wishes) -> list[Part
     config = dirs.openclaw_config
     provider: dict[str, Any] = {
         "api": "ollama",
-        "baseUrl": _server_url(settings),
+        "baseUrl": settings.server_url,
         "apiKey": "ollama-local",
         "models": [],
     }
@@ -126,7 +126,7 @@ def clawdbot(dirs: ProgramDirs, settings: Settings, wishes: Wishes) -> list[Part
             ("models", "providers", SERVER),
             {
                 "api": "openai-completions",
-                "baseUrl": f"{_server_url(settings)}/v1",
+                "baseUrl": f"{settings.server_url}/v1",
                 "apiKey": "ollama-local",
                 "models": [_clawdbot_model(settings)],
             },
@@ -193,11 +193,6 @@ def _clawdbot_model(settings: Settings) -> dict[str, Any]:
         "contextWindow": settings.num_ctx,
         "maxTokens": settings.num_ctx // 2,
     }
-
-
-def _server_url(settings: Settings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _quoted(word: str) -> str:
