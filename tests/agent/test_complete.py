@@ -52,6 +52,26 @@ async def completed(tmp_path: Path, box: Sandbox, files: dict[str, str], *answer
     return await run_task(complete_task(repo, **given), ScriptedGenerator(answers), box)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("example", "verdict"),
+    [
+        ('>>> label(12)\n    "a12"', Verdict.UNPROVED),  # quotes as people write them
+        (">>> label(12) == 'a12'", Verdict.UNPROVED),
+        (">>> label(12) == 'b12'", Verdict.FAILED),
+        (">>> lable(12)\n    'a12'", Verdict.UNPROVED),  # nothing of that name: it says nothing
+        (">>> label(12)\n   ends like this", Verdict.UNPROVED),  # no example at all
+        (">>> label(12)\n    'b12'", Verdict.FAILED),
+        (">>> label(12)\n    'a12'", Verdict.UNPROVED),
+    ],
+)
+async def test_examples_count_as_they_are_meant(tmp_path: Path, box: Sandbox, example: str, verdict: Verdict) -> None:
+    code = f'def label(n):\n    """Says n.\n\n    {example}\n    """\n    ...\n'
+    repo = make_repository(tmp_path / "r", {"label.py": code})
+    task = replace(fix_task(repo, None, num_candidates=1), kind=TaskKind.COMPLETE, instruction="", files=("label.py",))
+    report = await run_task(task, ScriptedGenerator([block("def label(n):\n    return f'a{n}'\n")]), box)
+    assert report.verdict is verdict, report
+
+
 async def test_the_body_of_a_stub_is_filled_and_nothing_else(tmp_path: Path, box: Sandbox) -> None:
     answer = RIGHT.replace("def shout(text):", "import os\n\ndef shout(text: str) -> str:\n    '''Other words.'''")
     report = await completed(tmp_path, box, FILES, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -9,11 +10,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from garzone.agent.changes import Draft
+from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.harness import script
 from garzone.agent.proof import Trial, new_powers, trace_doubts
 from garzone.agent.stage import Run, Stage
-from garzone.agent.target import Span, is_python
+from garzone.agent.target import Span, functions, is_python, node_at, parse
 
 EXAMPLES_S = 20.0
 
@@ -46,20 +47,29 @@ class Examples:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
-    async def run(self, draft: Draft, path: str, names: tuple[str, ...] = ()) -> Outcome:
+    async def run(self, draft: Draft, path: str, names: tuple[str, ...] = (), *, lenient: bool = False) -> Outcome:
         """Run the examples of one file.
 
         Args:
             draft: the edits.
             path: a Python or Markdown file, relative to the top level.
             names: functions by qualified name; none means all.
+            lenient: whether examples are read as people mean them (values compared, `f(1) == 2` taken as a claim, what
+                cannot run as written left out), because somebody else wrote them for readers.
         """
         prefix = self._stage.repository.prefix
         shown = path.removeprefix(f"{prefix}/") if prefix else path
         words = " ".join(shlex.quote(word) for word in (shown, *names))
         command = f'{python_of(self._stage)} "$GARZONE_HARNESS/run_examples.py" {words}'
         files = {"run_examples.py": script("run_examples.py")}
-        run = await self._stage.run(command, draft.contents, wall_s=EXAMPLES_S, harness=files, probed=False)
+        run = await self._stage.run(
+            command,
+            draft.contents,
+            wall_s=EXAMPLES_S,
+            harness=files,
+            probed=False,
+            environment={"GARZONE_LENIENT": "1"} if lenient else None,
+        )
         facts = facts_of(run)
         counted = cast("dict[str, list[int]]", facts.get("functions") or {})
         functions = {name: (int(pair[0]), int(pair[1])) for name, pair in counted.items()}
@@ -78,7 +88,8 @@ class Examples:
         (edit, *_) = draft.edits
         if not is_python(edit.path):
             return Trial(True, tuple(doubts))
-        outcome = await self.run(draft, edit.path, (span.qualname,) if span else ())
+        names = (span.qualname,) if span else _changed(edit)
+        outcome = await self.run(draft, edit.path, names, lenient=True)
         if not outcome.finished:
             return Trial(
                 False, output=f"The file cannot be loaded:\n{outcome.run.result.output[-800:]}", num_failing=100
@@ -88,6 +99,16 @@ class Examples:
             return Trial(False, output=outcome.output, num_failing=outcome.failed)
         told = f" ({outcome.attempted} examples agree)" if outcome.attempted else ""
         return Trial(True, tuple(doubts), told=told, facts={"examples": outcome.attempted})
+
+
+def _changed(edit: FileEdit) -> tuple[str, ...]:
+    """Functions that a change wrote or wrote anew: examples of others may have been wrong before. None means all."""
+    was, now = parse(edit.before), parse(edit.after)
+    if edit.is_new or was is None or now is None:
+        return ()
+    before = {span.qualname: ast.dump(node) for span in functions(was) if (node := node_at(was, span))}
+    after = {span.qualname: ast.dump(node) for span in functions(now) if (node := node_at(now, span))}
+    return tuple(name for name, text in after.items() if before.get(name) != text)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
