@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from garzone.core.generation import SamplingParams
-from garzone.engine.sampler import Sampler, highest_ids, log_softmax, most_probable
+from garzone.engine.sampler import Sampler, log_softmax, most_probable
+from garzone.kernels.highest import highest_ids
 from tests.numbers import record_number
 
 OPEN = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)

@@ -17,6 +17,7 @@ from garzone.core.errors import UnsupportedModel
 from garzone.core.generation import SamplingParams
 from garzone.engine.drafter import PromptLookup
 from garzone.engine.row import Row
+from garzone.engine.scores import HostScores, Scores
 from garzone.runner.model import FillIn, Model
 from garzone.runner.protocol import Load
 from garzone.testing import ByteTokenizer
@@ -47,11 +48,11 @@ class ToyEngine:
         self.num_steps = 0
         self.num_rows = 0
 
-    def step(self, rows: Sequence[Row]) -> np.ndarray:
+    def score(self, rows: Sequence[Row]) -> Sequence[HostScores]:
         assert 0 < len(rows) <= CHUNK
         self.num_steps += 1
         self.num_rows += len(rows)
-        return np.array([logits for logits in map(self._row, rows) if logits is not None], np.float32).reshape(-1, 258)
+        return [HostScores(logits) for logits in map(self._row, rows) if logits is not None]
 
     def hidden(self, rows: Sequence[Row]) -> np.ndarray:
         for row in rows:
@@ -115,7 +116,8 @@ class GreedySampler:
     def __init__(self, params: SamplingParams, history: Sequence[int]) -> None:
         del params, history
 
-    def sample(self, logits: np.ndarray, mask: np.ndarray | None = None) -> int:
+    def choose(self, scores: Scores, mask: np.ndarray | None = None) -> int:
+        logits = scores.all()
         return int((logits if mask is None else np.where(mask, logits, -np.inf)).argmax())
 
     def accept(self, token_id: int) -> None:

@@ -12,6 +12,7 @@ from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParam
 from garzone.engine.drafter import PromptLookup
 from garzone.engine.footprint import OVERHEAD_BYTES
 from garzone.engine.row import Row
+from garzone.engine.scores import HostScores
 from garzone.runner.draft_model import LENGTHS, RETRY_TOKENS, DraftModel, ModelDrafts, vocabularies_differ
 from garzone.runner.load_plan import DRAFT_SLOTS, plan_load
 from garzone.runner.model import load_model
@@ -31,14 +32,14 @@ class Counting:
         self.rows: list[Row] = []
         self._valid = [0] * num_slots
 
-    def step(self, rows: Sequence[Row]) -> np.ndarray:
+    def score(self, rows: Sequence[Row]) -> Sequence[HostScores]:
         assert len(rows) <= self.chunk_tokens
         for row in rows:
             assert row.position <= self._valid[row.slot]
             self._valid[row.slot] = row.position + 1
         self.rows += rows
         wanted = [(row.token_id + 1) % VOCAB for row in rows if row.wants_logits]
-        return np.eye(VOCAB, dtype=np.float32)[wanted]
+        return [HostScores(np.eye(VOCAB, dtype=np.float32)[token]) for token in wanted]
 
 
 class Steps(StepTimes):

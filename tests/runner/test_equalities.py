@@ -91,7 +91,7 @@ def test_restored_from_disk_as_from_nothing(model: Model, prompt: str, tmp_path:
     text, usage = answers(first, request(prompt))[0]
     assert first.batcher.save(10) == 1
     for slot in range(model.engine.num_slots):  # what a new process would find in its slots
-        model.engine.step([Row(slot, 0, 1)])
+        model.engine.score([Row(slot, 0, 1)])
     second, restored = answers(Desk(model, tmp_path), request(prompt))[0]
     assert second == text
     assert restored.cached_tokens == usage.prompt_tokens - 1

@@ -9,6 +9,7 @@ import pytest
 
 from garzone.core.generation import FinishReason, SamplingParams
 from garzone.engine.sampler import Sampler
+from garzone.engine.scores import HostScores
 from garzone.runner.writer import Writer
 from tests.runner.stand_in import build
 
@@ -25,7 +26,7 @@ def written(seed: int, draft: Sequence[int], params: SamplingParams = PARAMS) ->
     while True:
         last = writer.tokens[-1] if writer.tokens else 0
         guess = list(draft[len(writer.tokens) : (params.max_tokens or 0) - 1])
-        if writer.take(TABLE[[last, *guess]], guess).finish_reason is not None:
+        if writer.take([HostScores(row) for row in TABLE[[last, *guess]]], guess).finish_reason is not None:
             return tuple(writer.tokens)
 
 
@@ -60,6 +61,6 @@ def test_an_answer_ends_inside_a_guess_where_it_would_have_ended_without() -> No
     logits[2] = -1.0
     logits[2, 257] = 1.0  # the end
     writer = Writer(model, SamplingParams(temperature=0), [0])
-    done = writer.take(logits, list(b"abc"))
+    done = writer.take([HostScores(row) for row in logits], list(b"abc"))
     assert (done.tokens, done.text, done.finish_reason) == ([*b"ab", 257], "ab", FinishReason.STOP)
     assert (writer.drafted, writer.accepted) == (3, 2)

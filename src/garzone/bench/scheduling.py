@@ -21,6 +21,7 @@ import numpy as np
 from garzone.bench.speed import Side
 from garzone.core.generation import GenerateRequest, SamplingParams, Usage
 from garzone.engine.row import Row
+from garzone.engine.scores import Scores
 from garzone.runner.batcher import Batcher
 from garzone.runner.model import Model, load_model
 from garzone.runner.protocol import Failed, Finished, Generate, Load, Message, Piece
@@ -74,7 +75,8 @@ class _Forced:
         self._answer = answer
         self._said = 0
 
-    def sample(self, logits: np.ndarray, mask: np.ndarray | None = None) -> int:
+    def choose(self, scores: Scores, mask: np.ndarray | None = None) -> int:
+        logits = scores.all()
         np.argmax(logits if mask is None else np.where(mask, logits, -np.inf))
         return self._answer[min(self._said, len(self._answer) - 1)]
 
@@ -143,7 +145,7 @@ class Bench:
     def forget(self) -> None:
         """Overwrite every slot, as in a new process."""
         for slot in range(self.model.engine.num_slots):
-            self.model.engine.step([Row(slot, 0, 0)])
+            self.model.engine.score([Row(slot, 0, 0)])
 
 
 class Desk:
@@ -179,7 +181,7 @@ def with_three_changes(text: str) -> str:
     lines = text.splitlines(keepends=True)
     lines[30] = lines[30].rstrip("\n") + "  # seen\n"
     lines.insert(75, "    # three things are different here\n")
-    del lines[120]
+    del lines[next(index for index in range(120, len(lines)) if lines[index].strip())]
     return "".join(lines)
 
 

@@ -22,6 +22,7 @@ from garzone.engine.device import open_device
 from garzone.engine.gguf import GGUFFile
 from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.row import Row
+from garzone.engine.scores import HostScores, Scores
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.cpu.program import Program as CpuProgram
@@ -69,7 +70,7 @@ class ModelRunner:
         elif can_batch(registry.chosen):
             caches = new_gpu_caches(decoder.attention, decoder.num_layers, num_slots)
             self._cache = KVCache(config.num_ctx, num_slots, [caches])
-            self._program = GpuProgram(place, decoder.states, decoder.output, caches)
+            self._program = GpuProgram(place, decoder.states, decoder.output, caches, config.vocab_size)
         else:
             banks = [[decoder.attention.new_cache() for _ in range(decoder.num_layers)] for _ in range(num_slots)]
             self._cache = KVCache(config.num_ctx, num_slots, banks)
@@ -177,6 +178,19 @@ class ModelRunner:
             logits = self._run_by_slot(rows, spans, "logits")
         self._note(spans)
         return logits
+
+    def score(self, rows: Sequence[Row]) -> Sequence[Scores]:
+        """As `step`, but logits stay where they were computed until somebody looks at them.
+
+        A token is mostly chosen among the highest few, and a vocabulary is long to fetch from a card. They are good
+        until the next call.
+        """
+        if not isinstance(self._program, GpuProgram):
+            return [HostScores(logits) for logits in self.step(rows)]
+        spans = self._check(rows)
+        scores = self._program.score(*_columns(rows))
+        self._note(spans)
+        return scores
 
     def hidden(self, rows: Sequence[Row]) -> np.ndarray:
         """As `step`, but float32 (rows that want logits, hidden): the states after the model's last norm."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from tinygrad.dtype import dtypes
 from tinygrad.engine.jit import TinyJit
@@ -63,17 +63,20 @@ def count(step: Step) -> UOp | int:
     return step.count if isinstance(step.count, int) else _inside(step.count)
 
 
-class Captured:
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
+
+
+class Captured(Generic[Result]):
     """A step as a TinyJit that is captured at its first call already.
 
     TinyJit would run the first call eagerly, which lowers everything once more and tells it nothing.
     """
 
-    def __init__(self, step: Callable[..., Tensor]) -> None:
+    def __init__(self, step: Callable[..., Result]) -> None:
         self._jit = TinyJit(step)
         self._jit.cnt = 1
 
-    def __call__(self, *variables: UOp) -> Tensor:
+    def __call__(self, *variables: UOp) -> Result:
         """Replays the step; captures it if that has not been done."""
         # No worker processes: they take as long to start as they save, and would outlive a killed runner.
         with Context(PARALLEL=0):

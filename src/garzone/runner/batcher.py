@@ -14,12 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from garzone.core.errors import GarzoneError, GenerationFailed, RunnerCrashed
 from garzone.core.generation import ChosenToken, FinishReason, GenerateRequest, Usage
 from garzone.engine.row import Row
+from garzone.engine.scores import Scores
 from garzone.runner.draft_model import ModelDrafts
 from garzone.runner.embedding import EmbeddingJob
 from garzone.runner.gate import AllowedDrafts, GatedMatcher
@@ -126,11 +124,11 @@ class Batcher:
             if part.num_wanted:
                 answer.writer.prepare(part.draft, self._mask_thread)
         started = time.perf_counter()
-        logits = self._model.engine.step(rows)
+        scores = self._model.engine.score(rows)
         self._times.observe(len(rows), (time.perf_counter() - started) * 1e3)
         first = 0
         for part in batch.parts:
-            self._advance(part, logits[first : first + part.num_wanted])
+            self._advance(part, scores[first : first + part.num_wanted])
             first += part.num_wanted
 
     def fail(self, error: BaseException) -> None:
@@ -246,7 +244,7 @@ class Batcher:
                 self._scheduler.restart(owner)
         return False
 
-    def _advance(self, part: Part, logits: NDArray[np.float32]) -> None:
+    def _advance(self, part: Part, scores: Sequence[Scores]) -> None:
         answer = self._answers[part.number]
         if not part.num_wanted:
             self._scheduler.update(part)
@@ -255,7 +253,7 @@ class Batcher:
         if answer.prefilled is None:
             answer.prefilled = time.perf_counter()
         try:
-            written = answer.writer.take(logits, part.draft)
+            written = answer.writer.take(scores, part.draft)
         except GarzoneError as error:
             self._scheduler.finish(part.number)
             del self._answers[part.number]

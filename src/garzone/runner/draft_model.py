@@ -118,11 +118,11 @@ class DraftModel:
 
     def _compute(self, slot: int, tokens: Sequence[int], start: int, *, wants_last: bool) -> int:
         last = len(tokens) - 1
-        logits = self._engine.step(
+        scores = self._engine.score(
             [Row(slot, start + index, token_id, wants_last and index == last) for index, token_id in enumerate(tokens)]
         )
         self._held[slot][start:] = tokens
-        return int(logits[0].argmax()) if wants_last else -1
+        return int(scores[0].highest(1)[0][0]) if wants_last else -1
 
 
 class ModelDrafts:

@@ -19,6 +19,7 @@ from garzone.core.chat import Message, ToolSpec
 from garzone.core.errors import GarzoneError, Unsupported
 from garzone.core.generation import Grammar, Pooling, SamplingParams
 from garzone.engine.row import Row
+from garzone.engine.scores import Scores
 from garzone.runner.load_plan import DRAFT_SLOTS
 from garzone.runner.protocol import Load
 from garzone.scheduler.sequence import Drafter
@@ -49,14 +50,14 @@ class Engine(Protocol):
 
     @property
     def chunk_tokens(self) -> int:
-        """The most rows one `step` takes; as many as there are slots at least."""
+        """The most rows one `score` takes; as many as there are slots at least."""
         ...
 
-    def step(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def score(self, rows: Sequence[Row]) -> Sequence[Scores]:
         """Compute rows of any slots; those of one slot follow each other in ascending position.
 
         Returns:
-            float32 (rows that wanted them, vocab): logits, in the rows' order. Valid until the next call.
+            The logits of the rows that wanted them, in the rows' order. Valid until the next call.
         """
         ...
 
@@ -73,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """As `step`, but the normed states that logits would be computed from: (rows that wanted them, hidden)."""
+        """As `score`, but the normed states that logits would be computed from: (rows that wanted them, hidden)."""
         ...
 
 
@@ -139,7 +140,7 @@ class Detokenizer(Protocol):
 class Sampler(Protocol):
     """Chooses the next token."""
 
-    def sample(self, logits: NDArray[np.float32], mask: NDArray[np.bool_] | None = None) -> int:
+    def choose(self, scores: Scores, mask: NDArray[np.bool_] | None = None) -> int:
         """A token id, one of those that the mask lets through."""
         ...
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from garzone.core.errors import GenerationFailed
 from garzone.core.generation import ChosenToken, FinishReason, SamplingParams, TokenLogprob
 from garzone.engine.sampler import log_softmax, most_probable
+from garzone.engine.scores import Scores
 from garzone.runner.gate import GatedMatcher
 from garzone.runner.model import Model
 from garzone.runner.stop_strings import StopMatcher
@@ -68,14 +69,14 @@ class Writer:
         if self.matcher is not None and self.matcher.constrains:
             self._masks = executor.submit(self.matcher.masks, draft)
 
-    def take(self, logits: NDArray[np.float32], draft: Sequence[int]) -> Written:
+    def take(self, scores: Sequence[Scores], draft: Sequence[int]) -> Written:
         """Choose tokens as long as the draft was right.
 
         A guess counts as right when it is the very token that would have been chosen without it, so drafting changes
         neither the distribution nor, with the same seed, the answer.
 
         Args:
-            logits: (1 + len(draft), vocab).
+            scores: 1 + len(draft) rows.
             draft: the tokens whose rows were computed beyond the last one.
 
         Raises:
@@ -89,14 +90,14 @@ class Writer:
         logprobs: list[ChosenToken] = []
         pieces: list[str] = []
         reason: FinishReason | None = None
-        for index, row in enumerate(logits):
+        for index, row in enumerate(scores):
             _check(row)
-            token_id = self._sampler.sample(row, masks[index] if masks else None)
+            token_id = self._sampler.choose(row, masks[index] if masks else None)
             taken.append(token_id)
             self.tokens.append(token_id)
             self._sampler.accept(token_id)
             if self.num_logprobs is not None:
-                logprobs.append(self._logprob(row, token_id, self.num_logprobs))
+                logprobs.append(self._logprob(row.all(), token_id, self.num_logprobs))
             reason = self._write(token_id, pieces)
             begins = (
                 self.matcher is not None
@@ -132,9 +133,9 @@ class Writer:
         return ChosenToken(of(token_id), tuple(of(int(other)) for other in most_probable(logits, count)))
 
 
-def _check(logits: NDArray[np.float32]) -> None:
+def _check(row: Scores) -> None:
     """A NaN anywhere makes the maximum NaN; a model that overflowed must not look like one that rambles."""
-    highest = float(logits.max())
+    highest = row.largest
     if not np.isfinite(highest):
         raise GenerationFailed(
             f"the model computed {highest} instead of scores; the file may be damaged, or a kernel wrong here; "

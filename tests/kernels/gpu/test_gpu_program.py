@@ -88,7 +88,8 @@ def test_a_prompt_and_a_batch_compile_for_gfx1100(
     path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, num_layers=1, num_heads=8, hidden=512, feed_forward=1024)
     runner = gpu_runner(path, gfx1100, monkeypatch, num_ctx=1024, num_slots=4)
     runner.prefill([1] * 100, 0)
-    runner.step([Row(slot, 0, 1, True) for slot in range(1, 4)])
+    scores = runner.score([Row(slot, 0, 1, True) for slot in range(1, 4)])
+    assert len(scores[0].highest(3)[0]) == 3
 
 
 def expected(path: Path) -> list[np.ndarray]:

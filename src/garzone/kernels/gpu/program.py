@@ -16,6 +16,7 @@ from tinygrad.tensor import Tensor
 
 from garzone.kernels.gpu.batch import Batch
 from garzone.kernels.gpu.heads import Attention
+from garzone.kernels.gpu.highest import DeviceScores, Highest, StepScores
 from garzone.kernels.launch import Captured
 from garzone.kernels.registry import Place, write
 
@@ -36,18 +37,32 @@ def new_caches(attention: AttentionFunction, num_layers: int, num_slots: int) ->
 
 
 class _Captured:
-    """One size of batch: its tensors, and the step captured at its first use."""
+    """One size of batch: its tensors, and the step captured at its first use.
 
-    def __init__(self, place: Place, rows: int, num_wanted: int, compute: Callable[[Batch], Tensor]) -> None:
-        self._host = [np.zeros(size, np.int32) for size in (rows, rows * 2, num_wanted)]
-        device = [place.upload(array) for array in self._host]
-        batch = Batch(rows, device[0], 0, rows, places=device[1], wanted=device[2], num_wanted=num_wanted)
-        self._device = device
-        self.step = Captured(lambda: compute(batch).realize())
+    Without wanted rows it ends at the states; `highest` finds the highest logits of the others.
+    """
+
+    def __init__(
+        self, place: Place, rows: int, num_wanted: int, *, vocab_size: int, compute: Callable[[Batch], Tensor]
+    ) -> None:
+        self._host = [np.zeros(size, np.int32) for size in (rows, rows * 2, max(num_wanted, 1))]
+        self._device = [place.upload(array) for array in self._host]
+        tokens, places, wanted = self._device
+        batch = Batch(rows, tokens, 0, rows, places=places, wanted=wanted, num_wanted=max(num_wanted, 1))
+        self.highest = Highest(place, num_wanted, vocab_size) if num_wanted else None
+
+        def step() -> tuple[Tensor, ...]:
+            computed = compute(batch)
+            results = (computed,) if self.highest is None else (computed, self.highest.maxima(computed, batch))
+            results[0].realize(*results[1:])
+            return results
+
+        self.step = Captured(step)
 
     def __call__(
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
-    ) -> np.ndarray:
+    ) -> tuple[Tensor, ...]:
+        """The states; or the logits of wanted rows, and the maxima of their groups. The next call overwrites them."""
         tokens, places, chosen = self._host
         tokens[:], places[:], chosen[:] = 0, -1, -1
         count = len(token_ids)
@@ -55,13 +70,13 @@ class _Captured:
         places[0 : 2 * count : 2], places[1 : 2 * count : 2] = slots, positions
         for tensor, array in zip(self._device, self._host, strict=True):
             write(tensor, array)
-        return self.step().numpy()
+        return self.step()
 
 
 class Program:
     """The steps of a model with caches of several slots. One caller at a time."""
 
-    def __init__(self, place: Place, states: States, output: Output, caches: list[Cache]) -> None:
+    def __init__(self, place: Place, states: States, output: Output, caches: list[Cache], vocab_size: int) -> None:
         """Take over a model; nothing is compiled yet.
 
         Args:
@@ -69,7 +84,9 @@ class Program:
             states: computes the states of all rows of a batch and writes the caches.
             output: computes the logits of a batch's wanted rows from its states.
             caches: of all layers, as ``new_caches`` gave them.
+            vocab_size: logits of a row that mean something; the output may have more.
         """
+        self._vocab_size = vocab_size
         self._place, self._states, self._output, self._caches = place, states, output, caches
         self._captured: dict[tuple[int, int], _Captured] = {}
 
@@ -79,24 +96,38 @@ class Program:
         """Run one row for each token, which goes to a position of a slot.
 
         Returns:
-            float32 [len(wanted), at least the vocabulary]: logits of those rows.
+            float32 [len(wanted), vocabulary]: logits of those rows.
         """
-        size = self._size(len(token_ids))
-        few = size if size <= _SIZES[-2] else next((n for n in _FEW_WANTED if n >= len(wanted)), size)
-        logits = self._step(size, few)(token_ids, slots, positions, wanted)
-        return logits.reshape(few, -1)[: len(wanted)]
+        return self._score(token_ids, slots, positions, wanted).logits[: len(wanted)]
+
+    def score(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> list[DeviceScores]:
+        """As `run`, but the logits stay on the device until somebody looks at them; good until the next step."""
+        scores = self._score(token_ids, slots, positions, wanted)
+        return [DeviceScores(scores, index) for index in range(len(wanted))]
 
     def run_to_states(
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> np.ndarray:
         """As `run`, but float32 [len(wanted), hidden]: what the output would have been computed from."""
         size = self._size(len(token_ids))
-        states = self._step(size, 0)(token_ids, slots, positions, ())
-        return states.reshape(size, -1)[list(wanted)]
+        (states,) = self._step(size, 0)(token_ids, slots, positions, ())
+        return states.numpy().reshape(size, -1)[list(wanted)]
 
-    def captured_step(self, rows: int) -> Captured:
+    def captured_step(self, rows: int) -> Captured[tuple[Tensor, ...]]:
         """What is replayed for that many rows, all of them wanted, for whoever counts its launches."""
         return self._step(self._size(rows), self._size(rows)).step
+
+    def _score(
+        self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> StepScores:
+        size = self._size(len(token_ids))
+        few = size if size <= _SIZES[-2] else next((n for n in _FEW_WANTED if n >= len(wanted)), size)
+        step = self._step(size, few)
+        assert step.highest is not None
+        logits, maxima = step(token_ids, slots, positions, wanted)
+        return StepScores(logits, maxima, step.highest)
 
     def _size(self, rows: int) -> int:
         return next((size for size in _SIZES if size >= rows), self._place.chunk_tokens)
@@ -109,5 +140,7 @@ class Program:
                 states = self._states(batch, self._caches)
                 return self._output(states, batch) if num_wanted else states
 
-            self._captured[size, num_wanted] = _Captured(self._place, size, max(num_wanted, 1), compute)
+            self._captured[size, num_wanted] = _Captured(
+                self._place, size, num_wanted, vocab_size=self._vocab_size, compute=compute
+            )
         return self._captured[size, num_wanted]
