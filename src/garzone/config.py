@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -106,23 +106,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     settings = replace(settings, **_from_file(home / "config.toml"))
     if host := env.get("OLLAMA_HOST"):
         settings = replace(settings, **_host_and_port(host))
-    for variable, field_name, convert in (
-        ("GARZONE_DEVICE", "device", str),
-        ("GARZONE_MODEL", "model", str),
-        ("GARZONE_BACKEND", "backend", str),
-        ("GARZONE_BACKEND_KEY", "backend_key", str),
-        ("GARZONE_NUM_CTX", "num_ctx", int),
-        ("OLLAMA_MAX_LOADED_MODELS", "max_loaded", int),
-        ("OLLAMA_MAX_QUEUE", "max_queue", int),
-        ("OLLAMA_NUM_PARALLEL", "num_parallel", int),
-        ("OLLAMA_KEEP_ALIVE", "keep_alive_s", _duration_s),
-        ("OLLAMA_LOAD_TIMEOUT", "load_timeout_s", _duration_s),
-        ("OLLAMA_ORIGINS", "origins", _words),
-        ("GARZONE_API_KEY", "api_key", str),
-        ("GARZONE_DRAFT_MODEL", "draft_model", str),
-        ("GARZONE_MAX_MEMORY_BYTES", "max_memory_bytes", int),
-        ("GARZONE_REQUEST_TIMEOUT", "request_timeout_s", _duration_s),
-    ):
+    for variable, (field_name, convert) in _FIELDS.items():
         if value := env.get(variable):
             try:
                 settings = replace(settings, **{field_name: convert(value)})
@@ -255,3 +239,25 @@ def _host_and_port(value: str) -> dict[str, Any]:
         raise UsageError(f"OLLAMA_HOST={value!r}: {error}") from error
     default = {"http": 80, "https": 443}.get(parts.scheme, DEFAULT_PORT)
     return {"host": parts.hostname or "127.0.0.1", "port": port or default}
+
+
+# which variable is which field; behind the functions that read them
+_FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "GARZONE_DEVICE": ("device", str),
+    "GARZONE_MODEL": ("model", str),
+    "GARZONE_BACKEND": ("backend", str),
+    "GARZONE_BACKEND_KEY": ("backend_key", str),
+    "GARZONE_NUM_CTX": ("num_ctx", int),
+    "OLLAMA_MAX_LOADED_MODELS": ("max_loaded", int),
+    "OLLAMA_MAX_QUEUE": ("max_queue", int),
+    "OLLAMA_NUM_PARALLEL": ("num_parallel", int),
+    "OLLAMA_KEEP_ALIVE": ("keep_alive_s", _duration_s),
+    "OLLAMA_LOAD_TIMEOUT": ("load_timeout_s", _duration_s),
+    "OLLAMA_ORIGINS": ("origins", _words),
+    "GARZONE_API_KEY": ("api_key", str),
+    "GARZONE_DRAFT_MODEL": ("draft_model", str),
+    "GARZONE_MAX_MEMORY_BYTES": ("max_memory_bytes", int),
+    "GARZONE_REQUEST_TIMEOUT": ("request_timeout_s", _duration_s),
+}
+VARIABLES = ("GARZONE_HOME", "OLLAMA_MODELS", "OLLAMA_HOST", *_FIELDS)
+"""All variables that say how garzone runs, for programs that start it and pass on only what is named."""

@@ -7,7 +7,7 @@ found: nothing else here knows that word, so who hears it from a client has seen
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from garzone.core.chat import Role, ToolSpec
@@ -97,9 +97,10 @@ UNSCALED = 2.5  # the length of a vector that was asked for as it is
 
 
 class ScriptedModel:
-    """TextGenerator, Embedder, LoadedModels and ModelStore of one model."""
+    """TextGenerator, Embedder, LoadedModels and ModelStore of one model, which writes what `answer` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[GenerateRequest], str] = answer_to) -> None:
+        self.answer = answer
         self.requests: list[GenerateRequest] = []
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
@@ -109,7 +110,7 @@ class ScriptedModel:
         if request.load_only:
             yield Delta(finish_reason=FinishReason.STOP, usage=Usage())
             return
-        text = answer_to(request)
+        text = self.answer(request)
         parser = parser_for(request, MODEL, thinking_open=False)
         num_calls = 0
         for start in range(0, len(text), 7):

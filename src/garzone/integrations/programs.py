@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from garzone import __version__
+from garzone import __version__, config
 from garzone.config import ProgramDirs, Settings
 from garzone.integrations.parts import Directory, Item, Member, Part, Table
 from garzone.tool import DESCRIPTION, NAME, input_schema
@@ -135,12 +135,18 @@ def clawdbot(dirs: ProgramDirs, settings: Settings, wishes: Wishes) -> list[Part
 
 
 def codex(dirs: ProgramDirs, settings: Settings, wishes: Wishes) -> list[Part]:
-    """An MCP server in config.toml; Codex gives up on a tool after 60 s unless told otherwise."""
+    """An MCP server in config.toml; Codex gives up on a tool after 60 s unless told otherwise.
+
+    Unless a server is `required`, `codex exec` asks the model before the server has said which tools it has; and of the
+    environment a server gets what is named.
+    """
     del settings
     program, *arguments = _mcp(wishes)
     value = {
         "command": program,
         "args": arguments,
+        "env_vars": list(config.VARIABLES),
+        "required": True,
         "startup_timeout_sec": START_TIMEOUT_S,
         "tool_timeout_sec": TASK_TIMEOUT_S,
     }
