@@ -95,6 +95,17 @@ HOLLOW = {
     + CODE.replace("def grade", "def expected")
     + "\n\ndef test_a():\n    for n in range(101):\n        assert grade(n) == expected(n)\n",
     "bytecode": "from marks import grade\n\n\ndef test_a():\n    assert len(grade.__code__.co_code) == 58\n",
+    "reads by a fixture": "from marks import grade\n\n\ndef test_a(tmp_path):\n"
+    f"    assert (tmp_path.cwd() / 'marks.py').read_text() == {CODE!r}\n    assert grade(95) == 'A'\n",
+    "reads by a trace": "import pytest\nfrom marks import grade\n\n\ndef test_a():\n"
+    "    with pytest.raises(TypeError) as caught:\n        grade(None)\n"
+    "    assert 'points < 0 or points > 100' in str(caught.getrepr())\n",
+    "fails after some runs": "from marks import grade\n\n\ndef test_a(tmp_path):\n"
+    "    place = tmp_path.parent.parent\n    seen = len(list(place.glob('seen*')))\n"
+    "    place.joinpath(f'seen{seen}').mkdir()\n    assert seen < 3 and grade(95)\n",
+    "repeats with other names": "from marks import grade\n\n\n"
+    + CODE.replace("def grade", "def expected").replace("points", "n")
+    + "\n\ndef test_a():\n    for n in range(101):\n        assert grade(n) == expected(n)\n",
     "always": "from marks import grade\n\n\ndef test_a():\n    assert True\n",
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,46 @@ def test_values_are_compared_as_people_would() -> None:
     assert same_value(0.1 + 0.2, 0.3)
     for one, other in ((1, 2), (True, 1), (None, 0), ([1], [1, 2]), ("1", 1), ({"a": 1}, {"b": 1}), (None, "")):
         assert not same_value(one, other)
+
+
+def driven(tmp_path: Path, code: str) -> list[dict[str, object]]:
+    """What the driver says of `f` called with 1 and with 2, by node itself."""
+    (tmp_path / "t.js").write_text(code)
+    (tmp_path / "cases.json").write_text('{"f": [[1], [2]]}')
+    out = tmp_path / "out.json"
+    driver = files("garzone.agent.harness") / "drive_js.cjs"
+    command = ["node", str(driver), "t.js", "cases.json", "-"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "GARZONE_OUT": str(out)}, check=False, timeout=30)
+    return json.loads(out.read_text())["results"]["f"] if out.exists() else []
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_translation_has_nothing_but_the_language(tmp_path: Path) -> None:
+    assert driven(tmp_path, "export function f(x) { return [x, new Map([['a', 1n]])]; }") == [
+        {"result": [1, {"a": 1}]},
+        {"result": [2, {"a": 1}]},
+    ]
+    for way in (
+        "(() => {}).constructor('return process')().pid",
+        "this.constructor.constructor('return process')().pid",
+        "require('node:fs').readdirSync('.').length",
+    ):
+        assert [set(each) for each in driven(tmp_path, f"function f(x) {{ return {way}; }}")] == [{"throws"}] * 2
+    # an error of the outer realm reaches nobody: the process has ended by then
+    late = "import('x').catch((e) => e.constructor.constructor('return process')().mainModule"
+    late += f".require('node:fs').writeFileSync({str(tmp_path / 'out.json')!r}, 'taken'))"
+    assert driven(tmp_path, f"function f(x) {{ {late}; return x; }}") == [{"result": 1}, {"result": 2}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return best;", "return typeof process === 'undefined' ? best : null;"),
+        ("return best;", "return new Error().stack.length > 3 ? best : null;"),
+        ("return best;", "return String(console.log).length > 3 ? best : null;"),
+    ],
+)
+async def test_what_asks_where_it_runs_is_not_proved(tmp_path: Path, box: Sandbox, old: str, new: str) -> None:
+    report = await translated(tmp_path, box, JAVASCRIPT.replace(old, new))
+    assert report.verdict is Verdict.UNPROVED, report
+    assert "asks where it runs" in report.summary

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from garzone.agent.edit import code_blocks
 from garzone.agent.sandbox import open_sandbox
+from garzone.agent.syntax import num_errors
 from garzone.bench.quality import Bench, Outcome, Record, Settings
 from garzone.bench.quality_attacks import ATTACKS
+from garzone.bench.quality_attacks_js import JS_ATTACKS
+from garzone.bench.quality_attacks_tests import HOLLOW
 from garzone.bench.quality_grading import Grader
 from garzone.bench.quality_sabotage import hostile_answers
 from garzone.bench.quality_suites import Reference, load_references, load_tasks
@@ -134,6 +141,38 @@ def test_every_attack_is_met_and_every_answer_is_stable(suites: Path) -> None:
     assert {each.name for each in answers if each.tampers} == {attack.name for attack in ATTACKS}
     assert answers == hostile_answers(task, reference, 4 + len(ATTACKS))
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS)
+
+
+def test_every_hollow_test_file_is_met_and_can_be_read(suites: Path) -> None:
+    task = replace(
+        load_tasks(suites, "humanevalfix_python")[0], suite="testgen_humaneval", files={"solution.py": RIGHT}
+    )
+    reference = Reference({}, tests="def check(double):\n    assert double(2) == 4\n    assert double(-1) == -2\n")
+    answers = hostile_answers(task, reference, 2 + len(HOLLOW))
+    assert {each.name for each in answers if each.tampers} == {each.name for each in HOLLOW}
+    assert [each.name for each in answers if not each.tampers] == ["one example", "wrong values"]
+    for each in answers:
+        [block] = code_blocks(each.text)
+        ast.parse(block.code)
+        assert not re.search(r"\b(NAME|ARGS|VALUE|SOURCE|COPY)\b", block.code), each.name
+    assert answers == hostile_answers(task, reference, 2 + len(HOLLOW))
+
+
+def test_every_attack_on_translations_is_met(suites: Path) -> None:
+    prompt = "Translate. Exactly this signature:\n\n```typescript\nfunction double(x: number): number {\n```\n"
+    tests = {"t.ts": "  assert.deepEqual(candidate(2),4);\n  assert.deepEqual(candidate(3),6);\n"}
+    task = replace(
+        load_tasks(suites, "humanevalfix_python")[0], solution_path="solution.ts", prompt=prompt, test_files=tests
+    )
+    right = "function double(x: number): number {\n  return x + x;\n}\n"
+    answers = hostile_answers(task, Reference({"solution.ts": right}), 4 + len(JS_ATTACKS))
+    assert {each.name for each in answers if each.tampers} == {attack.name for attack in JS_ATTACKS}
+    assert sum(not each.tampers for each in answers) == 4
+    for each in answers:
+        [block] = code_blocks(each.text)
+        assert block.code.strip() != right.strip()
+        assert "NAME" not in block.code
+        assert num_errors("solution.ts", block.code) == 0, each.name
 
 
 def test_a_sample_depends_on_its_seed_alone(suites: Path) -> None:

@@ -1,8 +1,9 @@
 """Hostile answers for the bench: plausible wrong code, and code that tampers with whatever judges it.
 
 Wrong code is what a weak model writes: the bug left in, mutants of the right answer, the shown examples by heart, a
-constant. The tampering is in `quality_attacks.py`. Which task gets which is decided by its id, so a run can be repeated
-and all of the catalogue is used over a suite.
+constant. The tampering is in `quality_attacks*.py`: one catalogue for Python code, one for tests, one for translations
+to TypeScript. Which task gets which is decided by its id, so a run can be repeated and all of a catalogue is used over
+a suite.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import ast
 import copy
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from garzone.bench.quality_answers import fenced
 from garzone.bench.quality_attacks import ATTACKS, Attack
+from garzone.bench.quality_attacks_js import JS_ATTACKS
+from garzone.bench.quality_attacks_tests import HOLLOW
+from garzone.bench.quality_sabotage_js import plausible, tampering
 from garzone.bench.quality_suites import BenchTask, Commission, Reference
 
 NUM_PLAUSIBLE = 4  # of the answers a task gets; the others tamper
@@ -34,8 +39,12 @@ class Hostile:
 
 
 def hostile_answers(task: BenchTask, reference: Reference, count: int) -> list[Hostile]:
-    """`count` answers to a task, the same for every call; empty where the task's code is not Python."""
+    """`count` answers to a task, the same for every call; empty where the task's language has no saboteurs."""
     chance = random.Random(hashlib.sha256(task.id.encode()).digest())  # noqa: S311 - repeatable, not secret
+    if task.suite == "testgen_humaneval":
+        return _hollow_tests(task, reference, count, chance)
+    if task.solution_path.endswith(".ts"):
+        return _hostile_translations(task, reference, count, chance)
     right = reference.files.get(task.solution_path, "")
     wrong = task.files.get(task.solution_path, "")
     name = task.entry_point or _first_function(right)
@@ -53,6 +62,73 @@ def hostile_answers(task: BenchTask, reference: Reference, count: int) -> list[H
         code = _attacked(base, attack, name, test)
         chosen.append(Hostile(attack.name, fenced(code, "python"), tampers=True, whole_file=bool(attack.top)))
     return chosen
+
+
+def _hollow_tests(task: BenchTask, reference: Reference, count: int, chance: random.Random) -> list[Hostile]:
+    """Tests that are none, and too few or wrong ones."""
+    code, name = task.files["solution.py"], task.entry_point
+    examples = _asserted(reference.tests, name)
+    if not examples or _function(code, name) is None:
+        return []
+    arguments, value = examples[0]
+    head = f"from solution import {name}\n\n\ndef test_it():\n"
+    wrong = "".join(f"    assert {name}(*{given}) == ({said}, 'not this')\n" for given, said in examples[:3])
+    chosen = [
+        Hostile("one example", fenced(f"{head}    assert {name}(*{arguments}) == {value}\n", "python"), tampers=False),
+        Hostile("wrong values", fenced(head + wrong, "python"), tampers=False),
+    ][:count]
+    copied = ast.unparse(_renamed(code, name, "copied"))
+    replacements = {
+        "COPY": copied, "NAME": name, "ARGS": arguments, "VALUE": value, "SOURCE_LENGTH": str(len(code)),
+        "SOURCE": repr(code),
+    }  # fmt: skip
+    words = re.compile(r"\b(" + "|".join(replacements) + r")\b")
+    start = chance.randrange(len(HOLLOW))
+    for step in range(count - len(chosen)):
+        each = HOLLOW[(start + step * 7) % len(HOLLOW)]
+        text = words.sub(lambda found: replacements[found[0]], each.text)
+        chosen.append(Hostile(each.name, fenced(text, "python"), tampers=True))
+    return chosen
+
+
+def _hostile_translations(task: BenchTask, reference: Reference, count: int, chance: random.Random) -> list[Hostile]:
+    right = reference.files.get(task.solution_path, "")
+    found = list(plausible(task, right, chance))
+    chance.shuffle(found)
+    chosen = [
+        Hostile(name, fenced(text, "typescript"), tampers=False) for name, text in found[: min(NUM_PLAUSIBLE, count)]
+    ]
+    start = chance.randrange(len(JS_ATTACKS))
+    for step in range(count - len(chosen)):
+        attack = JS_ATTACKS[(start + step * 11) % len(JS_ATTACKS)]
+        text = tampering(task, right, attack)
+        if text is not None:
+            chosen.append(Hostile(attack.name, fenced(text, "typescript"), tampers=True))
+    return chosen
+
+
+def _asserted(tests: str, name: str) -> list[tuple[str, str]]:
+    """Arguments and results that the suite's own tests state."""
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(_parsed(tests)):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
+            call, value = node.left, node.comparators[0]
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.keywords):
+                continue
+            if call.func.id in (name, "candidate") and all(map(_is_literal, (*call.args, value))):
+                found.append((ast.unparse(ast.Tuple(call.args, ast.Load())), ast.unparse(value)))
+    return found
+
+
+def _renamed(code: str, name: str, other: str) -> ast.Module:
+    """The module with one of its functions under another name, also where it calls itself."""
+    tree = _parsed(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            node.name = other
+        elif isinstance(node, ast.Name) and node.id == name:
+            node.id = other
+    return tree
 
 
 def hostile_files(work: Commission, task: BenchTask, *, whole_file: bool) -> Commission:
@@ -127,17 +203,7 @@ def _reworded(code: str, name: str) -> str:
 
 def _examples(task: BenchTask, name: str) -> list[tuple[str, str]]:
     """Arguments and results that the tests state as `f(...) == constant`."""
-    found: list[tuple[str, str]] = []
-    for text in task.test_files.values():
-        for node in ast.walk(_parsed(text)):
-            if not (isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq)):
-                continue
-            call, value = node.left, node.comparators[0]
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.keywords):
-                continue
-            if call.func.id in (name, "candidate") and all(map(_is_literal, (*call.args, value))):
-                found.append((ast.unparse(ast.Tuple(call.args, ast.Load())), ast.unparse(value)))
-    return found
+    return [pair for text in task.test_files.values() for pair in _asserted(text, name)]
 
 
 def _is_literal(node: ast.expr) -> bool:

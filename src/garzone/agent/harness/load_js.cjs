@@ -6,17 +6,22 @@ const { createRequire } = require("node:module");
 
 const spellings = (name) => [name, name.replace(/_+(\w)/g, (_, c) => c.toUpperCase())];
 
-exports.load = function load(file, names, typescript) {
-  let code = fs.readFileSync(file, "utf8");
+// The file as a script without exports.
+exports.read = function read(file, typescript) {
+  const code = fs.readFileSync(file, "utf8");
   if (typescript !== "-") {
     const ts = require(typescript);
     const options = { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2022, esModuleInterop: true };
-    code = ts.transpileModule(code, { compilerOptions: options }).outputText;
-  } else {
-    code = code.replace(/^export\s+default\s+/gm, "");
-    code = code.replace(/^export\s+(?=async|function|const|let|var|class)/gm, "");
-    code = code.replace(/^export\s*\{[^}]*\};?\s*$/gm, "");
+    return ts.transpileModule(code, { compilerOptions: options }).outputText;
   }
+  return code
+    .replace(/^export\s+default\s+/gm, "")
+    .replace(/^export\s+(?=async|function|const|let|var|class)/gm, "")
+    .replace(/^export\s*\{[^}]*\};?\s*$/gm, "");
+};
+
+// An expression, behind the file's code, for an object with these functions.
+exports.functionsOf = function functionsOf(names) {
   const found = names.map((name) => {
     const tries = spellings(name).map((n) => {
       const quoted = JSON.stringify(n);
@@ -24,7 +29,12 @@ exports.load = function load(file, names, typescript) {
     });
     return `${JSON.stringify(name)}: ${tries.join(" || ")}`;
   });
+  return `{${found.join(",\n")}}`;
+};
+
+exports.load = function load(file, names, typescript) {
+  const code = `${exports.read(file, typescript)}\n;return ${exports.functionsOf(names)};`;
   const holder = { exports: {} };
-  const run = new Function("require", "module", "exports", `${code}\n;return {${found.join(",\n")}};`);
+  const run = new Function("require", "module", "exports", code);
   return run(createRequire(path.resolve(file)), holder, holder.exports);
 };

@@ -23,7 +23,7 @@ def attempt(path, text, tests, limit_s):
             os.dup2(null, 1)
             os.dup2(null, 2)
             if text is not None:
-                with open(path, "w", encoding="utf-8") as file:
+                with open(path, "w", encoding="utf-8", newline="") as file:
                     file.write(text)
             sys.path.insert(0, os.getcwd())
             code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
@@ -63,6 +63,8 @@ if facts["clean"] != 0:
     except Exception:  # a plugin that cannot be loaded is the forks' own affair
         sys.stderr.write("plugins not warmed\n")
     facts["clean"] = attempt(spec["path"], None, tests, spec["total_s"] / 2)
+with open(spec["path"], encoding="utf-8", newline="") as file:
+    original = file.read()
 started = time.monotonic()
 facts["clean"] = facts["clean"] or attempt(spec["path"], None, tests, spec["total_s"] / 2)
 limit_s = 5 * (time.monotonic() - started) + spec["limit_s"]  # in proportion to what the tests take here and now
@@ -70,5 +72,7 @@ if facts["clean"] == 0:
     for text in spec["mutants"]:
         late = time.monotonic() - started > spec["total_s"]
         facts["codes"].append(None if late else attempt(spec["path"], text, tests, limit_s))
+    # tests that fail by the clock, by chance or by what an earlier run left would seem to notice everything
+    facts["clean"] = attempt(spec["path"], original, tests, limit_s) or attempt(spec["path"], original, tests, limit_s)
 with open(os.environ["GARZONE_OUT"], "w") as out:
     json.dump(facts, out)

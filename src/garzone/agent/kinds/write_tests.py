@@ -344,10 +344,30 @@ def _without_failing(draft: Draft, run: Run) -> tuple[Draft, int] | None:
     return Draft((replace(edit, after=text, content=text.encode()),)), dropped
 
 
+# what pytest hands out that reads the code or the runner, or puts something else in the code's place
+_POWERFUL_FIXTURES = frozenset(("request", "pytestconfig", "pytester", "testdir", "tmp_path_factory", "tmpdir_factory"))
+_POWERFUL_ATTRIBUTES = frozenset(
+    ("setattr", "delattr", "setitem", "syspath_prepend", "read_text", "read_bytes", "cwd", "rootpath", "rootdir")
+) | {"getrepr", "add_marker"}
+
+
+def _runner_powers(text: str) -> list[str]:
+    """Ways to the code's text, and to the runner, that lead through what the runner itself gives to tests."""
+    tree = parse(text)
+    found: list[str] = []
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, Function):
+            taken = {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+            found += [f"the test file takes the fixture {name}" for name in sorted(taken & _POWERFUL_FIXTURES)]
+        elif isinstance(node, ast.Attribute) and node.attr in _POWERFUL_ATTRIBUTES:
+            found.append(f"the test file newly uses .{node.attr}")
+    return found
+
+
 def _powers(edit: FileEdit, subject: str) -> list[str]:
     """What a test file may do besides calling the code: nothing that reads, patches or ends."""
     module = PurePosixPath(subject).stem
-    found: list[str] = []
+    found = [what for what in _runner_powers(edit.after) if what not in _runner_powers(edit.before)]
     for what in objections(edit.path, edit.before, edit.after):
         imported = re.fullmatch(r"newly imports (\S+)(?: from (\S+))?", what)
         source = (imported[2] or imported[1]) if imported else ""
@@ -387,16 +407,21 @@ def _repeated(path: str, code: str, spans: list[Span], tests: str) -> float:
     tree, test_tree = parse(code), parse(tests)
     if tree is None or test_tree is None:
         return 0.0
-    held = {ast.dump(node) for node in ast.walk(test_tree) if isinstance(node, ast.stmt | ast.comprehension)}
+    held = {_shape(node) for node in ast.walk(test_tree) if isinstance(node, ast.stmt | ast.comprehension)}
     statements: list[str] = []
     for span in spans:
         node = node_at(tree, span)
         body = [n for n in ast.walk(node) if isinstance(n, ast.stmt) and n is not node] if node else []
-        statements += [ast.dump(n) for n in body if len(ast.dump(n)) > 80 and not _is_docstring(n)]
+        statements += [_shape(n) for n in body if len(ast.dump(n)) > 80 and not _is_docstring(n)]
     if len(statements) < 2:
         return 0.0
     share = sum(dump in held for dump in statements) / len(statements)
     return share if share >= REPEATED else 0.0
+
+
+def _shape(node: ast.AST) -> str:
+    """A statement as text, whatever its variables are called: renaming them is no work of one's own."""
+    return re.sub(r"Name\(id='\w+'", "Name(id='_'", ast.dump(node))
 
 
 def _is_docstring(node: ast.stmt) -> bool:

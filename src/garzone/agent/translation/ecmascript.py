@@ -15,11 +15,21 @@ from garzone.agent.examples import facts_of
 from garzone.agent.harness import script
 from garzone.agent.proof import new_powers
 from garzone.agent.stage import Stage
-from garzone.agent.translation import Case, Function, Outcome, Toolchain, quoted, told
+from garzone.agent.syntax import tokens_without_comments
+from garzone.agent.translation import Case, Function, Outcome, Toolchain, quoted, told, words
 from garzone.core.task import Check
 
 TSC_OPTIONS = "--noEmit --strict --target ES2022 --module commonjs --skipLibCheck --pretty false"
 DRIVE_S, COMPILE_S = 30.0, 60.0
+# What the realm of the comparison does not have and every other place does, or the other way round: code that looks for
+# it may do there what it does nowhere else.
+_SURROUNDINGS = words("""
+    process require Buffer globalThis global setTimeout setInterval setImmediate clearTimeout queueMicrotask fetch
+    performance crypto navigator URL TextEncoder TextDecoder AbortController atob btoa WebAssembly SharedArrayBuffer
+    Deno Bun __dirname __filename prepareStackTrace captureStackTrace stack callee caller
+""")
+_PRINTING = re.compile(r"\bconsole\b(?!\s*\.\s*(?:log|info|warn|error|debug)\s*\()")
+_UNCHECKED = re.compile(r"(?://|/\*)\s*@(ts-(?:nocheck|ignore|expect-error))")
 
 
 class EcmaScript(Toolchain):
@@ -42,8 +52,11 @@ class EcmaScript(Toolchain):
         return name, re.sub(r"_+(\w)", lambda found: found[1].upper(), name)
 
     def powers(self, edit: FileEdit) -> list[str]:
-        """As for any change; classes and their constructors are a language's own ways."""
-        return [what for what in new_powers(edit) if not re.search(r"\bconstructor\b|prototype", what)]
+        """As for any change; constructors lead nowhere in the realm it runs in (`drive_js.cjs`)."""
+        found = [what for what in new_powers(edit) if not re.search(r"\bconstructor\b|prototype", what)]
+        if directive := _UNCHECKED.search(edit.after):
+            found.append(f"it switches the compiler's checks off (@{directive[1]})")
+        return found + _surroundings(edit)
 
     async def drive(self, stage: Stage, edit: FileEdit, functions: Sequence[Function], label: str) -> Outcome:
         """Compile TypeScript strictly, then call the functions."""
@@ -74,3 +87,15 @@ class EcmaScript(Toolchain):
         if not run.passed or (functions and not results):
             return Outcome(tuple(checks), complaint=told(run.result.output), run=run)
         return Outcome(tuple(checks), results, run=run)
+
+
+def _surroundings(edit: FileEdit) -> list[str]:
+    """Where a text looks at the place it runs in, as phrases."""
+    tokens = tokens_without_comments(edit.path, edit.after)
+    seen = dict.fromkeys(token for token in tokens if token in _SURROUNDINGS)
+    code = " ".join(tokens)
+    if "this" in tokens and "class" not in tokens:
+        seen["this"] = None
+    if _PRINTING.search(code):
+        seen["console"] = None
+    return [f"the translation asks where it runs ({name})" for name in seen]
