@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-DRAFT_LENGTHS: Final = (1, 2, 4, 8, 16, 32)
+# With the token before them they fill the tiles in which matrices are multiplied (kernels/cpu/csrc/linear.c).
+DRAFT_LENGTHS: Final = (1, 3, 7, 15, 23, 31)
 _WEIGHT: Final = 0.2  # of a new time against what was known
 _OPTIMISM: Final = 0.01  # of a step: what an extra row is taken to cost before it was ever tried
 
@@ -64,7 +65,8 @@ def draft_length(acceptance: float, max_length: int, num_rows: int, num_others: 
         0 when guessing does not pay.
     """
     best, best_rate = 0, (num_others + 1.0) / times.estimate(num_rows)
-    for length in sorted({*(length for length in DRAFT_LENGTHS if length <= max_length), min(max_length, 32)}):
+    most = min(max_length, DRAFT_LENGTHS[-1])
+    for length in sorted({*(length for length in DRAFT_LENGTHS if length < most), most}):
         rate = (num_others + expected_tokens(acceptance, length)) / times.estimate(num_rows + length)
         if rate > best_rate:
             best, best_rate = length, rate

@@ -28,13 +28,14 @@ static const float *row_of(const Normalise *n, long token) {
   return n->x + (n->rows ? n->rows[token] : token) * n->stride;
 }
 
-/* One token, a few hundred columns at a time so that the normalised values never leave the first-level cache. */
-static void quantise_token(const Normalise *n, void *to, long token) {
+/* Columns [first, last) of one token, a few hundred at a time so that the normalised values never leave the first-level
+ * cache. */
+static void quantise_columns(const Normalise *n, void *to, long token, long first, long last) {
   const float *x = row_of(n, token);
   float factor = n->norm ? rms_factor(x, n->columns, n->epsilon) : 1;
   float normalised[COLUMNS_AT_ONCE];
-  for (long begin = 0; begin < n->columns; begin += COLUMNS_AT_ONCE) {
-    long width = n->columns - begin < COLUMNS_AT_ONCE ? n->columns - begin : COLUMNS_AT_ONCE;
+  for (long begin = first; begin < last; begin += COLUMNS_AT_ONCE) {
+    long width = last - begin < COLUMNS_AT_ONCE ? last - begin : COLUMNS_AT_ONCE;
     const float *from = x + begin;
     if (n->norm) {
       normalise_some(normalised, from, n->norm + begin, factor, width);
@@ -55,30 +56,33 @@ static void quantise_token(const Normalise *n, void *to, long token) {
 typedef struct {
   const Normalise *n;
   void *to;
-  long items; /* tiles when quantising, tokens when only normalising */
+  long items; /* tiles times their pieces when quantising, tokens when only normalising */
+  long pieces; /* that a tile's columns are cut into: its tokens share cache lines, so threads share no columns */
   unsigned parts;
 } Task;
 
 static void quantise_part(void *arg, unsigned part) {
   const Task *task = arg;
   const Normalise *n = task->n;
-  long last = pool_first(task->items, part + 1, task->parts);
-  for (long tile = pool_first(task->items, part, task->parts); tile < last; tile++) {
-    long end = (tile + 1) * TOKENS_PER_TILE < n->tokens ? (tile + 1) * TOKENS_PER_TILE : n->tokens;
-    if (end < (tile + 1) * TOKENS_PER_TILE) { /* the places of tokens that are not there */
-      long blocks = n->columns / GROUP;
-      memset((ActivationTile *)task->to + tile * blocks, 0, sizeof(ActivationTile) * blocks);
-    }
-    for (long token = tile * TOKENS_PER_TILE; token < end; token++) quantise_token(n, task->to, token);
+  long blocks = n->columns / GROUP, last = pool_first(task->items, part + 1, task->parts);
+  for (long item = pool_first(task->items, part, task->parts); item < last; item++) {
+    long tile = item / task->pieces, piece = item % task->pieces;
+    long begin = blocks * piece / task->pieces * GROUP, end = blocks * (piece + 1) / task->pieces * GROUP;
+    long token = tile * TOKENS_PER_TILE, last_token = token + TOKENS_PER_TILE;
+    /* The places of tokens that are not there keep what they held: products of it are never looked at. */
+    for (; token < last_token && token < n->tokens; token++) quantise_columns(n, task->to, token, begin, end);
   }
 }
 
 void quantise(Pool *pool, const Normalise *n, void *to) {
   if (n->tokens == 1) {
-    quantise_token(n, to, 0);
+    quantise_columns(n, to, 0, 0, n->columns);
     return;
   }
-  Task task = {n, to, (n->tokens + TOKENS_PER_TILE - 1) / TOKENS_PER_TILE, 0};
+  long tiles = (n->tokens + TOKENS_PER_TILE - 1) / TOKENS_PER_TILE, wanted = (long)pool->threads * PARTS_PER_THREAD;
+  Task task = {n, to, 0, 1, 0};
+  if (pool->threads > 1 && tiles < wanted) task.pieces = (wanted + tiles - 1) / tiles;
+  task.items = tiles * task.pieces;
   task.parts = pool_parts(pool, task.items, PARTS_PER_THREAD);
   pool->run(pool, quantise_part, &task, task.parts);
 }
@@ -96,7 +100,7 @@ static void normalise_part(void *arg, unsigned part) {
 }
 
 void normalise(Pool *pool, const Normalise *n, float *to) {
-  Task task = {n, to, n->tokens, 0};
+  Task task = {n, to, n->tokens, 1, 0};
   task.parts = pool_parts(pool, task.items, PARTS_PER_THREAD);
   pool->run(pool, normalise_part, &task, task.parts);
 }

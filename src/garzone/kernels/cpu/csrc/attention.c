@@ -10,9 +10,14 @@
 
 #include "lanes_math.h"
 
+#define POWER_OF_TWO_UP_TO(most) ((most) >= 8 ? 8 : (most) >= 4 ? 4 : (most) >= 2 ? 2 : 1)
+
 enum {
   QUERIES = TOKENS_PER_TILE,
   SPAN = 128,              /* positions between two updates of the running maximum */
+  SPAN_BLOCKS = SPAN / LANES,
+  MOST_VECTORS = 4,        /* of a value taken at once: heads of 64 have no more */
+  MOST_SUMS = 24,
   TASKS_PER_THREAD = 4,
   MOST_SEGMENTS = 32,      /* of a slot */
   PARTS_PER_THREAD = 8,    /* later tokens see more positions: small parts even it out */
@@ -44,45 +49,76 @@ static long tile_positions(const Attention *a, const Tile *tile) {
   return a->positions[tile->first_token + (tile->first_row + tile->rows - 1) / group] + 1;
 }
 
-/* scores[row][position] for SPAN positions, sixteen at a time; q is [head_size][QUERIES]. */
-INLINE void score_span(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, long head_size,
-                       long blocks, const int rows) {
-  long padded = padded_head_size(head_size);
-  for (long b = 0; b < blocks; b++, keys += padded * LANES) {
-    f32x16 even[QUERIES] = {{0}}, odd[QUERIES] = {{0}}; /* two chains hide the latency when there are few rows */
-    for (long d = 0; d < padded; d += 2) {
-      prefetch(keys + d * LANES + padded * LANES);
-      f32x16 k0 = from_half(keys + d * LANES), k1 = from_half(keys + (d + 1) * LANES);
+INLINE f32x16 load_keys(const half *keys) { return from_half(keys); }     /* one element of sixteen positions */
+INLINE f32x16 load_values(const half *values) { return from_half(values); } /* sixteen elements of one position */
+
+/* scores[row][position] for `blocks` times sixteen positions; q is [head_size][QUERIES]. Each score is one chain of sums,
+ * and enough of them run side by side to hide how long a sum takes. */
+INLINE void score_blocks(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
+                         long padded, const int rows, const int blocks) {
+  f32x16 sum[MOST_SUMS] = {{0}};
+  long block = padded * LANES;
+  for (long d = 0; d < padded; d += 2, keys += 2 * LANES, next += 2 * LANES) {
+    UNROLL for (int b = 0; b < blocks; b++) prefetch_later(next + b * block);
+    UNROLL for (int odd = 0; odd < 2; odd++) {
+      f32x16 k[SPAN_BLOCKS];
+      UNROLL for (int b = 0; b < blocks; b++) k[b] = load_keys(keys + b * block + odd * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
-        even[r] = fma_f32(k0, all_f32(q[d][r]), even[r]);
-        odd[r] = fma_f32(k1, all_f32(q[d + 1][r]), odd[r]);
+        f32x16 x = all_f32(q[d + odd][r]);
+        UNROLL for (int b = 0; b < blocks; b++) sum[r * blocks + b] = fma_f32(k[b], x, sum[r * blocks + b]);
       }
     }
-    UNROLL for (int r = 0; r < rows; r++) store_f32(scores[r] + b * LANES, even[r] + odd[r]);
   }
+  UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int b = 0; b < blocks; b++) store_f32(scores[r] + b * LANES, sum[r * blocks + b]);
 }
 
-/* o[row] += sum of weights[row][t] * values[t] */
-INLINE void add_values(float o[QUERIES][MOST_HEAD_SIZE], float weights[QUERIES][SPAN], const half *values,
-                       long head_size, long count, const int rows) {
-  long padded = padded_head_size(head_size);
-  for (long d = 0; d < padded; d += LANES) {
-    f32x16 even[QUERIES], odd[QUERIES] = {{0}};
-    UNROLL for (int r = 0; r < rows; r++) even[r] = load_f32(o[r] + d);
-    long t = 0;
-    for (; t + 2 <= count; t += 2) {
-      f32x16 v0 = from_half(values + t * padded + d), v1 = from_half(values + (t + 1) * padded + d);
-      UNROLL for (int r = 0; r < rows; r++) {
-        even[r] = fma_f32(v0, all_f32(weights[r][t]), even[r]);
-        odd[r] = fma_f32(v1, all_f32(weights[r][t + 1]), odd[r]);
-      }
+/* As many blocks as there are, beginning with as many at once as the registers hold. The compiler must know how many. */
+INLINE long score_some(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
+                       long padded, long from, long blocks, const int rows, const int at_once) {
+  if (rows * at_once <= SUMS_AT_ONCE || at_once == 1)
+    for (; from + at_once <= blocks; from += at_once) {
+      long at = from * LANES;
+      score_blocks((float (*)[SPAN])(scores[0] + at), q, keys + at * padded, next + at * padded, padded, rows, at_once);
     }
-    if (t < count) {
-      f32x16 v = from_half(values + t * padded + d);
-      UNROLL for (int r = 0; r < rows; r++) even[r] = fma_f32(v, all_f32(weights[r][t]), even[r]);
+  return from;
+}
+
+INLINE void score_span(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
+                       long padded, long blocks, const int rows) {
+  long done = score_some(scores, q, keys, next, padded, 0, blocks, rows, 8);
+  done = score_some(scores, q, keys, next, padded, done, blocks, rows, 4);
+  done = score_some(scores, q, keys, next, padded, done, blocks, rows, 2);
+  score_some(scores, q, keys, next, padded, done, blocks, rows, 1);
+}
+
+/* o[row][d] += sum of weights[row][t] * values[t][d] for a few vectors of d, each in one chain. */
+INLINE void add_vectors(float *o, const float weights[QUERIES][SPAN], const half *values, const half *next,
+                        long padded, long count, const int rows, const int vectors) {
+  f32x16 sum[MOST_SUMS];
+  UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int i = 0; i < vectors; i++) sum[r * vectors + i] = load_f32(o + r * MOST_HEAD_SIZE + i * LANES);
+  for (long t = 0; t < count; t++, values += padded, next += padded) {
+    f32x16 v[MOST_VECTORS];
+    UNROLL for (int i = 0; i < vectors; i += 2) prefetch_later(next + i * LANES);
+    UNROLL for (int i = 0; i < vectors; i++) v[i] = load_values(values + i * LANES);
+    UNROLL for (int r = 0; r < rows; r++) {
+      f32x16 w = all_f32(weights[r][t]);
+      UNROLL for (int i = 0; i < vectors; i++) sum[r * vectors + i] = fma_f32(v[i], w, sum[r * vectors + i]);
     }
-    UNROLL for (int r = 0; r < rows; r++) store_f32(o[r] + d, even[r] + odd[r]);
   }
+  UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int i = 0; i < vectors; i++) store_f32(o + r * MOST_HEAD_SIZE + i * LANES, sum[r * vectors + i]);
+}
+
+INLINE void add_values(float o[QUERIES][MOST_HEAD_SIZE], const float weights[QUERIES][SPAN], const half *values,
+                       const half *next, long padded, long count, const int rows) {
+  const int fit = POWER_OF_TWO_UP_TO(SUMS_AT_ONCE / rows), at_once = fit < MOST_VECTORS ? fit : MOST_VECTORS;
+  long d = 0;
+  for (; d + at_once * LANES <= padded; d += at_once * LANES)
+    add_vectors(o[0] + d, weights, values + d, next + d, padded, count, rows, at_once);
+  if (at_once > 1)
+    for (; d < padded; d += LANES) add_vectors(o[0] + d, weights, values + d, next + d, padded, count, rows, 1);
 }
 
 INLINE i32x16 seen_lanes(long block, long visible) {
@@ -91,18 +127,23 @@ INLINE i32x16 seen_lanes(long block, long visible) {
 }
 
 /* Turns one row's scores into weights relative to its running maximum, and rescales what it has summed so far. */
-static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded) {
+INLINE void update_row_of(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded,
+                          const int sees_all) {
   f32x16 largest = all_f32(p->largest[r]);
   for (long b = 0; b < blocks; b++) {
-    f32x16 s = select_f32(seen_lanes(b, visible), load_f32(scores + b * LANES), all_f32(HIDDEN));
-    store_f32(scores + b * LANES, s);
+    f32x16 s = load_f32(scores + b * LANES);
+    if (!sees_all) {
+      s = select_f32(seen_lanes(b, visible), s, all_f32(HIDDEN));
+      store_f32(scores + b * LANES, s);
+    }
     largest = max_f32(largest, s);
   }
   float new_largest = max_lanes(largest);
   f32x16 sum = {0};
   for (long b = 0; b < blocks; b++) {
     f32x16 weights = exp_f32(load_f32(scores + b * LANES) - new_largest);
-    weights = select_f32(seen_lanes(b, visible), weights, all_f32(0)); /* exp_f32 stops short of zero */
+    if (!sees_all)
+      weights = select_f32(seen_lanes(b, visible), weights, all_f32(0)); /* exp_f32 stops short of zero */
     store_f32(scores + b * LANES, weights);
     sum += weights;
   }
@@ -113,6 +154,11 @@ static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long 
     for (long d = 0; d < padded; d += LANES) store_f32(p->o[r] + d, load_f32(p->o[r] + d) * shrink);
 }
 
+static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded) {
+  if (visible >= blocks * LANES) update_row_of(p, r, scores, blocks, visible, padded, 1);
+  else update_row_of(p, r, scores, blocks, visible, padded, 0);
+}
+
 /* All of a tile's rows over positions [begin, end), begin being a multiple of SPAN. `rows` is a constant to the
  * compiler, which keeps that many sums in registers. */
 INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long begin, long end, Partial *p,
@@ -120,24 +166,29 @@ INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long
   const KVCache *cache = &a->cache;
   long head_size = cache->head_size, padded = padded_head_size(head_size), group = a->heads / cache->kv_heads;
   float q[MOST_HEAD_SIZE][QUERIES], scores[QUERIES][SPAN];
+  const float *from[QUERIES];
   long seen[QUERIES];
   for (int r = 0; r < rows; r++) {
     long row = tile->first_row + r, token = tile->first_token + row / group, head = kv_head * group + row % group;
-    const float *from = a->queries + token * a->query_stride + head * head_size;
-    for (long d = 0; d < padded; d++) q[d][r] = d < head_size ? from[d] : 0;
+    from[r] = a->queries + token * a->query_stride + head * head_size;
     seen[r] = a->positions[token] + 1;
     p->largest[r] = HIDDEN;
     p->weight[r] = 0;
     memset(p->o[r], 0, sizeof(float) * padded);
   }
+  for (long d = 0; d < head_size; d++)
+    UNROLL for (int r = 0; r < rows; r++) q[d][r] = from[r][d];
+  for (long d = head_size; d < padded; d++)
+    UNROLL for (int r = 0; r < rows; r++) q[d][r] = 0;
   long slot = a->slots[tile->first_token] * cache->kv_heads + kv_head;
   const half *keys = cache->keys + slot * cache->positions * padded;
   const half *values = cache->values + slot * cache->positions * padded;
   for (long at = begin; at < end; at += SPAN) {
     long count = end - at < SPAN ? end - at : SPAN, blocks = (count + LANES - 1) / LANES;
-    score_span(scores, (const float (*)[QUERIES])q, keys + at * padded, head_size, blocks, rows);
+    const half *k = keys + at * padded, *v = values + at * padded;
+    score_span(scores, (const float (*)[QUERIES])q, k, v, padded, blocks, rows);
     for (int r = 0; r < rows; r++) update_row(p, r, scores[r], blocks, seen[r] - at, padded);
-    add_values(p->o, scores, values + at * padded, head_size, count, rows);
+    add_values(p->o, (const float (*)[SPAN])scores, v, k + SPAN * padded, padded, count, rows);
   }
 }
 
@@ -173,8 +224,10 @@ static void write_out(const Attention *a, const Tile *tile, long kv_head, const 
   long head_size = a->cache.head_size, group = a->heads / a->cache.kv_heads;
   for (long r = 0; r < tile->rows; r++) {
     long row = tile->first_row + r, token = tile->first_token + row / group, head = kv_head * group + row % group;
-    float *out = a->out + (token * a->heads + head) * head_size;
-    for (long d = 0; d < head_size; d++) out[d] = p->o[r][d] / p->weight[r];
+    float *out = a->out + (token * a->heads + head) * head_size, weight = p->weight[r];
+    long d = 0;
+    for (; d + LANES <= head_size; d += LANES) store_f32(out + d, load_f32(p->o[r] + d) / weight);
+    for (; d < head_size; d++) out[d] = p->o[r][d] / weight;
   }
 }
 
@@ -195,14 +248,14 @@ static void attend_segment(const Attention *a, const Tile *tile, long kv_head, l
   attend_tile(a, tile, kv_head, begin, end < positions ? end : positions, p);
 }
 
-/* Whole tiles, segment after segment. */
+/* Whole tiles, segment after segment; those of one key-value head follow one another, while it is in the cache. */
 static void attend_part(void *arg, unsigned part) {
   const Work *work = arg;
   const Attention *a = work->a;
-  long last = pool_first(work->tasks, part + 1, work->parts);
+  long last = pool_first(work->tasks, part + 1, work->parts), num_tiles = work->tasks / a->cache.kv_heads;
   for (long task = pool_first(work->tasks, part, work->parts); task < last; task++) {
-    const Tile *tile = work->tiles + task / a->cache.kv_heads;
-    long kv_head = task % a->cache.kv_heads, segments = count_segments(&a->cache, tile_positions(a, tile));
+    const Tile *tile = work->tiles + task % num_tiles;
+    long kv_head = task / num_tiles, segments = count_segments(&a->cache, tile_positions(a, tile));
     Partial all, one;
     attend_segment(a, tile, kv_head, 0, &all);
     for (long s = 1; s < segments; s++) {

@@ -16,6 +16,7 @@
  *   min_f32, max_f32, abs_f32, sum_lanes, max_lanes, sum_lanes_i32, store_low_bytes
  *                             what their names say; lanes_generic.h has them for all that do not care
  *   TOKENS_PER_TILE           tokens a matrix product handles at once: as many as keep their sums in registers
+ *   SUMS_AT_ONCE              f32x16 that fit into the registers, leaving some for what they are made of
  *
  * A token's numbers do not depend on what else is in its batch, to the last bit: every loop adds up in the same order,
  * whether for one token or many, and no compiler contracts a*b+c on its own (-ffp-contract=off).
@@ -72,7 +73,8 @@ LOADER(load_dword, int32_t)
 INLINE void store_f32(void *to, f32x16 v) { memcpy(to, &v, sizeof v); }
 INLINE void store_u8x64(void *to, u8x64 v) { memcpy(to, &v, sizeof v); }
 
-INLINE f32x16 all_f32(float v) { return (f32x16){0} + v; }
+/* Written out: adding v to zeros is an addition, since zero plus minus zero is not minus zero. */
+INLINE f32x16 all_f32(float v) { return (f32x16){v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 INLINE i32x16 all_i32(int32_t v) { return (i32x16){0} + v; }
 
 INLINE f32x16 float_of_i32(i32x16 v) { return __builtin_convertvector(v, f32x16); }
@@ -108,5 +110,7 @@ INLINE f32x16 select_f32(i32x16 mask, f32x16 yes, f32x16 no) {
 #endif
 
 INLINE void prefetch(const void *address) { __builtin_prefetch(address, 0, 3); }
+/* Not into the first-level cache, which is full of what is being read. */
+INLINE void prefetch_later(const void *address) { __builtin_prefetch(address, 0, 2); }
 
 #endif

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define ISA_NAME "avx2"
-enum { TOKENS_PER_TILE = 4, SIGNED_BIAS = 0 };
+enum { TOKENS_PER_TILE = 4, SUMS_AT_ONCE = 6, SIGNED_BIAS = 0 };
 
 typedef struct {
   __m256i low, high; /* lanes 0..7 and 8..15 */

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #define ISA_NAME "avx512-vnni"
-enum { TOKENS_PER_TILE = 8, SIGNED_BIAS = 128 }; /* vpdpbusd multiplies unsigned by signed bytes */
+enum { TOKENS_PER_TILE = 8, SUMS_AT_ONCE = 24, SIGNED_BIAS = 128 }; /* vpdpbusd multiplies unsigned by signed bytes */
 
 INLINE i32x16 dot_unsigned(i32x16 sum, u8x64 w, int32_t x) {
   return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));

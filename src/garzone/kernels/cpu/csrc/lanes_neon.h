@@ -2,7 +2,7 @@
 #include <arm_neon.h>
 
 #define ISA_NAME "neon-dotprod"
-enum { TOKENS_PER_TILE = 4, SIGNED_BIAS = 0 };
+enum { TOKENS_PER_TILE = 4, SUMS_AT_ONCE = 6, SIGNED_BIAS = 0 };
 
 INLINE i32x16 dot_signed(i32x16 sum, u8x64 w, int32_t x) {
   int32x4_t s[4];

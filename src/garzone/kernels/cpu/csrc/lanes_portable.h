@@ -1,7 +1,7 @@
 /* Plain C: right on any processor, and what the others are read against. See lanes.h for the promises. */
 
 #define ISA_NAME "portable"
-enum { TOKENS_PER_TILE = 4, SIGNED_BIAS = 0 };
+enum { TOKENS_PER_TILE = 4, SUMS_AT_ONCE = 4, SIGNED_BIAS = 0 };
 
 INLINE i32x16 dot_signed(i32x16 sum, u8x64 w, int32_t x) {
   int8_t four[4];

@@ -1,11 +1,12 @@
 /* Products of a quantised matrix with one token's activations, or with many.
  *
  * Compiled once for each weight type, with -DQUANT="quants/q4_k.h" naming the description of the type. Weights stay
- * packed: for one token they are unpacked in registers on their way to the dot product, and for many once into the
- * first-level cache, where all tokens use them. Sixteen rows go side by side through every instruction, so nothing is
- * ever summed across a register.
+ * packed: for as many tokens as fill a tile they are unpacked in registers on their way to the dot products, and for
+ * more once into the first-level cache, where all tiles use them. Sixteen rows go side by side through every
+ * instruction, so nothing is ever summed across a register.
  */
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "activation.h"
 #include "finish.h"
@@ -27,8 +28,11 @@ INLINE i32x16 dot(i32x16 sum, u8x64 w, int32_t x) {
   return IS_SIGNED ? dot_signed(sum, w, x) : dot_unsigned(sum, w, x);
 }
 
-/* Sum of (q - ZERO) * x = sum of q * x, begun at -ZERO * (sum of x): exact, and free. */
-INLINE i32x16 start(int32_t sum_of_x) { return ZERO ? all_i32(-ZERO * sum_of_x) : (i32x16){0}; }
+/* Sum of (q - ZERO) * x = sum of q * x, begun at -ZERO * (sum of x): exact, and free. Unsigned, since the sums of tokens
+ * that are not there are anything. */
+INLINE i32x16 start(int32_t sum_of_x) {
+  return ZERO ? all_i32((int32_t)(-(uint32_t)ZERO * (uint32_t)sum_of_x)) : (i32x16){0};
+}
 
 INLINE int32_t sub_sum(const int32_t *half_sum, int stride, int sub) {
   return SUBS == 1 ? half_sum[0] + half_sum[stride] : half_sum[sub * stride];
@@ -55,29 +59,79 @@ INLINE f32x16 add_group_times_vector(f32x16 sum, const Rows *rows, int group, co
   return sum;
 }
 
+INLINE void prefetch_group(const Rows *rows, int group) {
+  UNROLL for (int line = 0; line < GROUP_BYTES; line += VECTOR_BYTES)
+    prefetch((const char *)rows + PREFETCH_BYTES + group * GROUP_BYTES + line);
+}
+
 static f32x16 rows_times_vector(const Rows *rows, const Activation *x, long blocks) {
   f32x16 sum = {0};
   for (long b = 0; b < blocks; b++, rows++, x += GROUPS) {
     /* Not unrolled: eight groups at once do not fit into the registers, and compilers try. */
     KEEP_LOOP for (int group = 0; group < GROUPS; group++) {
-      UNROLL for (int line = 0; line < GROUP_BYTES; line += VECTOR_BYTES)
-        prefetch((const char *)rows + PREFETCH_BYTES + group * GROUP_BYTES + line);
+      prefetch_group(rows, group);
       sum = add_group_times_vector(sum, rows, group, x + group);
     }
   }
   return sum;
 }
 
-/* ---- many tokens ---- */
+/* ---- several tokens ---- */
 
 typedef struct {
   u8x64 q[PANEL_GROUPS][QUADS];
   f32x16 scale[PANEL_GROUPS][SUBS], minimum[PANEL_GROUPS][SUBS];
 } Panel;
 
+/* A group's weights for as many tokens as the compiler is told; from the panel if they are unpacked already. */
+INLINE void add_group_times_tokens(f32x16 *sum, const Rows *rows, const Panel *panel, int group,
+                                   const ActivationTile *x, const int tokens) {
+  UNROLL for (int sub = 0; sub < SUBS; sub++) {
+    int factors = group * SUBS + sub;
+    f32x16 factor = panel ? panel->scale[group][sub] : scale(rows, factors);
+    f32x16 least = panel ? panel->minimum[group][sub] : minimum(rows, factors);
+    i32x16 dots[TOKENS_PER_TILE];
+    UNROLL for (int t = 0; t < tokens; t++)
+      dots[t] = start(sub_sum(&x->half_sum[0][t], TOKENS_PER_TILE, sub));
+    UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i++) {
+      u8x64 w = panel ? panel->q[group][i] : quad(rows, group, i);
+      UNROLL for (int t = 0; t < tokens; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
+    }
+    UNROLL for (int t = 0; t < tokens; t++) {
+      float sum_of_x = SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t];
+      sum[t] = add_sub(sum[t], dots[t], factor, least, x->scale[t], sum_of_x);
+    }
+  }
+}
+
+/* ---- a tile's worth of tokens: weights are used as they come from memory ---- */
+
+INLINE void rows_times_tokens(f32x16 *sums, const Rows *rows, const ActivationTile *x, long blocks, const int tokens) {
+  f32x16 sum[TOKENS_PER_TILE] = {{0}};
+  for (long b = 0; b < blocks; b++, rows++, x += GROUPS)
+    KEEP_LOOP for (int group = 0; group < GROUPS; group++) {
+      prefetch_group(rows, group);
+      add_group_times_tokens(sum, rows, NULL, group, x + group, tokens);
+    }
+  UNROLL for (int t = 0; t < tokens; t++) sums[t] = sum[t];
+}
+
+/* A tile that is not full costs about what its tokens cost; those that are not there are computed and forgotten. */
+static void rows_times_tile(const Product *p, const Rows *rows, long first_row) {
+  f32x16 sums[TOKENS_PER_TILE];
+  long blocks = p->columns / BLOCK_COLUMNS;
+  if (p->tokens <= 2) rows_times_tokens(sums, rows, p->activation, blocks, 2);
+  else if (p->tokens <= 4) rows_times_tokens(sums, rows, p->activation, blocks, 4);
+  else rows_times_tokens(sums, rows, p->activation, blocks, TOKENS_PER_TILE);
+  for (long t = 0; t < p->tokens; t++) finish_rows(p, t, first_row, sums[t]);
+}
+
+/* ---- many tokens: weights are unpacked once for all tiles ---- */
+
 static void unpack(Panel *to, const Rows *rows, int groups) {
   for (int g = 0; g < groups; g++, rows += GROUPS == 1) {
     int group = GROUPS == 1 ? 0 : g;
+    prefetch_group(rows, group); /* they come while the tiles are multiplied */
     UNROLL for (int i = 0; i < QUADS; i++) to->q[g][i] = quad(rows, group, i);
     UNROLL for (int sub = 0; sub < SUBS; sub++) {
       to->scale[g][sub] = scale(rows, group * SUBS + sub);
@@ -86,29 +140,14 @@ static void unpack(Panel *to, const Rows *rows, int groups) {
   }
 }
 
-/* The first `tokens` of a tile; a constant to the compiler. */
 INLINE void panel_times_tokens(f32x16 *sums, const Panel *panel, const ActivationTile *x, int groups,
                                const int tokens) {
   f32x16 sum[TOKENS_PER_TILE];
   UNROLL for (int t = 0; t < tokens; t++) sum[t] = sums[t];
-  for (int g = 0; g < groups; g++, x++)
-    UNROLL for (int sub = 0; sub < SUBS; sub++) {
-      i32x16 dots[TOKENS_PER_TILE];
-      UNROLL for (int t = 0; t < tokens; t++)
-        dots[t] = start(sub_sum(&x->half_sum[0][t], TOKENS_PER_TILE, sub));
-      UNROLL for (int i = sub * SUB_QUADS; i < (sub + 1) * SUB_QUADS; i++) {
-        u8x64 w = panel->q[g][i];
-        UNROLL for (int t = 0; t < tokens; t++) dots[t] = dot(dots[t], w, load_dword(x->q[i][t]));
-      }
-      UNROLL for (int t = 0; t < tokens; t++) {
-        float sum_of_x = SUBS == 1 ? x->sum[t] : x->scale[t] * (float)x->half_sum[sub][t];
-        sum[t] = add_sub(sum[t], dots[t], panel->scale[g][sub], panel->minimum[g][sub], x->scale[t], sum_of_x);
-      }
-    }
+  for (int g = 0; g < groups; g++) add_group_times_tokens(sum, NULL, panel, g, x + g, tokens);
   UNROLL for (int t = 0; t < tokens; t++) sums[t] = sum[t];
 }
 
-/* A tile that is not full, as when a few sequences are decoded together, costs what its tokens cost. */
 static void panel_times_tile(f32x16 *sums, const Panel *panel, const ActivationTile *x, int groups, long tokens) {
   if (tokens <= 2) panel_times_tokens(sums, panel, x, groups, 2);
   else if (tokens <= 4) panel_times_tokens(sums, panel, x, groups, 4);
@@ -142,6 +181,7 @@ void multiply_groups(const Product *p, long first, long last) {
   for (long g = first; g < last; g++) {
     const Rows *rows = (const Rows *)p->weights + g * blocks;
     if (p->tokens == 1) finish_rows(p, 0, g * LANES, rows_times_vector(rows, p->activation, blocks));
+    else if (p->tokens <= TOKENS_PER_TILE) rows_times_tile(p, rows, g * LANES);
     else
       for (long t = 0; t < p->tokens; t += TOKENS_PER_PASS)
         rows_times_tiles(p, rows, g * LANES, t, p->tokens - t < TOKENS_PER_PASS ? p->tokens - t : TOKENS_PER_PASS);
