@@ -65,5 +65,11 @@ def test_a_key_is_asked_for_and_given_by_our_own_commands(tmp_path: Path) -> Non
         host = f"127.0.0.1:{port}"
         right = ask(tmp_path, "ps", "--json", OLLAMA_HOST=host, GARZONE_API_KEY="s3cret")
         assert (right.returncode, right.stdout.strip()) == (0, "[]")
+        stopped = ask(tmp_path, "stop", "x", OLLAMA_HOST=host, GARZONE_API_KEY="s3cret")
+        assert (stopped.returncode, "garzone pull x" in stopped.stderr) == (3, True)
+        there = ask(tmp_path, "run", "x", "hi", OLLAMA_HOST=host, GARZONE_API_KEY="s3cret")
+        assert (there.returncode, host in there.stderr) == (3, True), "asked of the server, with its key"
+        keyless = ask(tmp_path, "run", "x", "hi", OLLAMA_HOST=host)
+        assert (keyless.returncode, "wants an API key" in keyless.stderr) == (3, True)
         wrong = ask(tmp_path, "ps", OLLAMA_HOST=host, GARZONE_API_KEY="other")
         assert (wrong.returncode, "wants an API key" in wrong.stderr) == (3, True)

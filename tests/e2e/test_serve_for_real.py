@@ -1,7 +1,7 @@
 """`garzone serve` as clients see it: the real packages of three vendors, real weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -184,7 +184,7 @@ TOOLS = [("weather", WEATHER), ("move", PLACE)]
 
 
 @pytest.fixture(scope="session")
-def tool_model(server: str) -> str:
+def tool_model(server: str) -> Iterator[str]:
     """The same weights with a template that offers tools."""
     made = httpx2.post(
         f"{server}/api/create",
@@ -193,7 +193,8 @@ def tool_model(server: str) -> str:
     )
     assert made.json() == {"status": "success"}
     assert "tools" in httpx2.post(f"{server}/api/show", json={"model": "tooled"}).json()["capabilities"]
-    return "tooled"
+    yield "tooled"
+    httpx2.request("DELETE", f"{server}/api/delete", json={"model": "tooled"}).raise_for_status()
 
 
 def _fits(name: str, arguments: Any) -> bool:

@@ -5,6 +5,7 @@ Turns exceptions into one line on stderr and an exit code (CONTRACT.md); decides
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Any
@@ -32,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "savings": ("savings", "savings", "What delegating saved, net of failures."),
     "mcp": ("mcp", "mcp", "Serve the tool `delegate` to a coordinator, as an MCP server on stdio."),
     "connect": ("connect", "connect", "Put garzone into the hands of a coordinator: Claude Code, OpenClaw, Codex, ..."),
-    "bench": ("bench", "bench", "Measure speed on this machine."),
+    "bench": ("bench", "bench", "Measure speed, quality, the server and delegation on this machine."),
     "doctor": ("doctor", "doctor", "Check device, compiler, sandbox and store."),
     "completion": ("completion", "completion", "Print what a shell needs to complete commands."),
 }
@@ -59,6 +60,17 @@ class LazyGroup(click.Group):
         else:
             return None
         return getattr(importlib.import_module(f"garzone.cli.{module}"), attribute)
+
+    def resolve_command(  # noqa: D102
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         with formatter.section("Commands"):

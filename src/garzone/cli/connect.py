@@ -20,7 +20,7 @@ _COLOURS = {State.WRITTEN: "green", State.ABSENT: "dim", State.OUTDATED: "yellow
 
 
 @click.command()
-@click.argument("program", type=click.Choice(list(PROGRAMS)))
+@click.argument("program", type=click.Choice(list(PROGRAMS)), metavar="PROGRAM")
 @click.option("--check", "action", flag_value="check", help="Say what is there. Exit code 1 if anything is missing.")
 @click.option("--remove", "action", flag_value="remove", help="Take away what was written.")
 @click.option("--print", "action", flag_value="print", help="Print what would be written, to do it by hand.")
@@ -29,6 +29,8 @@ _COLOURS = {State.WRITTEN: "green", State.ABSENT: "dim", State.OUTDATED: "yellow
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def connect(program: str, action: str | None, suggest: bool, apply: bool, as_json: bool) -> None:
     """Give a coordinator the tool `delegate`. Without a flag: write its configuration.
+
+    PROGRAM is claude-code, openclaw, clawdbot, codex or opencode.
 
     Touches only what it wrote itself; a file that is changed is copied to NAME.before-garzone first.
     """

@@ -14,7 +14,7 @@ import httpx2
 
 from garzone import config
 from garzone.core.chat import Message, Role
-from garzone.core.errors import UsageError
+from garzone.core.errors import UnavailableError, UsageError
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, SamplingParams, Usage
 from garzone.core.ports import TextGenerator
 from garzone.wiring import open_generator
@@ -56,7 +56,7 @@ def run(  # noqa: PLR0917 - click passes them by name
         if not prompt:
             raise UsageError("nothing to answer: give a PROMPT, or pipe one in")
     with asyncio.Runner() as runner:
-        generator = runner.run(open_generator(config.load(), _running_server()))
+        generator = runner.run(open_generator(_with_running_server(config.load())))
         try:
             if prompt:
                 _answer(runner, generator, request, prompt, verbose)
@@ -66,16 +66,19 @@ def run(  # noqa: PLR0917 - click passes them by name
             runner.run(generator.aclose())
 
 
-def _running_server() -> str | None:
-    """The URL of the server that should be running here, if one is."""
-    settings = config.load()
+def _with_running_server(settings: config.Settings) -> config.Settings:
+    """The settings with the server that should be running here as backend, if one is."""
     if settings.backend:
-        return settings.backend
+        return settings
     url = settings.server_url
+    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     with contextlib.suppress(httpx2.TransportError):
-        if httpx2.get(f"{url}/api/version", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success:
-            return url
-    return None
+        found = httpx2.get(f"{url}/api/version", headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False)
+        if found.status_code == 401:
+            raise UnavailableError(f"{url} wants an API key; set GARZONE_API_KEY to the one it was started with")
+        if found.is_success:
+            return replace(settings, backend=url, backend_key=settings.api_key)
+    return settings
 
 
 def _answer(

@@ -102,8 +102,17 @@ def ps(as_json: bool) -> None:
 @click.argument("reference")
 def stop(reference: str) -> None:
     """Unload a model from the running server."""
-    _ask("POST", "/api/generate", {"model": reference, "keep_alive": 0, "stream": False})
-    click.echo(f"unloaded {reference}")
+    loaded = {str(model["name"]) for model in _ask("GET", "/api/ps").get("models", [])}
+    _ask("POST", "/api/generate", {"model": reference, "keep_alive": 0, "stream": False})  # knows every spelling
+    still = {str(model["name"]) for model in _ask("GET", "/api/ps").get("models", [])}
+    if gone := loaded - still:
+        click.echo(f"unloaded {', '.join(sorted(gone))}")
+    elif loaded:
+        click.echo(
+            f"{reference} was not in memory, or goes when it has answered; in memory: {', '.join(sorted(still))}"
+        )
+    else:
+        click.echo(f"{reference} was not in memory")
 
 
 def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
