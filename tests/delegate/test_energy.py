@@ -1,5 +1,9 @@
 """What a device says it used, from a sysfs made for the test; where it says nothing there is no number."""
 
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,3 +88,49 @@ def test_a_counter_that_vanishes_does_not_matter(tmp_path: Path) -> None:
     with EnergyMeter(tmp_path, nvidia=False) as meter:
         counter.unlink()
     assert meter.result is None
+
+
+def test_a_counter_that_could_not_be_read_at_first_is_not_taken_from_its_beginning(tmp_path: Path) -> None:
+    counter = package(tmp_path, "intel-rapl:0", 5_000_000)
+    meter = EnergyMeter(tmp_path, nvidia=False)
+    counter.write_text("busy")
+    with meter:
+        counter.write_text("99000000")
+    assert meter.result is None
+
+
+# The functions of NVML that are called, with the signatures of https://docs.nvidia.com/deploy/nvml-api: two devices, of
+# which the first is too old to count. Energy is in millijoules and grows by 1,500 a reading.
+_NVML = """
+typedef struct { int number; } *device_t;
+static struct { int number; } devices[2] = {{0}, {1}};
+static unsigned long long energy = 1ull << 40;
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, device_t *device) {
+  if (index > 1) return 2;
+  *device = (device_t)&devices[index];
+  return 0;
+}
+int nvmlDeviceGetTotalEnergyConsumption(device_t device, unsigned long long *millijoules) {
+  if (device->number != 1) return 3;
+  *millijoules = energy += 1500;
+  return 0;
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="a compiler and a Linux linker")
+def test_nvidias_library_is_asked_as_its_documentation_says(tmp_path: Path) -> None:
+    """A library with the same functions, in a process of its own; no real NVIDIA device was there to try it on."""
+    (tmp_path / "nvml.c").write_text(_NVML)
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "nvml.c"], check=True)
+    script = (
+        "from pathlib import Path; from garzone.delegate.energy import EnergyMeter\n"
+        "with EnergyMeter(Path('/nonexistent')) as meter: pass\n"
+        "print(meter.result.joules, meter.result.source)"
+    )
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.5", "NVML", "1"]

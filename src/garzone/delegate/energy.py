@@ -48,7 +48,7 @@ class EnergyMeter:
 
     def __init__(self, sysfs: Path = SYSFS, *, nvidia: bool = True) -> None:
         self._sources = [*_rapl(sysfs / "powercap"), *_hwmon(sysfs / "hwmon"), *(_nvml() if nvidia else [])]
-        self._before: list[float] = []
+        self._before: list[float | None] = []
         self._sampled = dict.fromkeys((source.name for source in self._sources if source.is_power), 0.0)
         self._stop = threading.Event()
         self._sampler: threading.Thread | None = None
@@ -69,10 +69,9 @@ class EnergyMeter:
             self._sampler.join()
         joules: dict[str, float] = {}
         for source, before in zip(self._sources, self._before, strict=True):
-            if source.is_power:
-                used = self._sampled[source.name]
-            else:
-                used = _read(source) - before
+            used = self._sampled.get(source.name, 0.0)
+            if not source.is_power and before is not None and (after := _read(source)) is not None:
+                used = after - before
                 used += source.wraps_at if used < 0 else 0
             if used > 0:
                 joules[source.name] = used
@@ -87,17 +86,18 @@ class EnergyMeter:
             ended = self._stop.wait(SAMPLE_EVERY_S)
             now, watts = time.monotonic(), [_read(source) for source in powers]
             for source, earlier, later in zip(powers, last, watts, strict=True):
-                self._sampled[source.name] += (earlier + later) / 2 * (now - last_at)
+                self._sampled[source.name] += ((earlier or 0) + (later or 0)) / 2 * (now - last_at)
             last_at, last = now, watts
             if ended:
                 return
 
 
-def _read(source: _Source) -> float:
+def _read(source: _Source) -> float | None:
+    """None where it does not tell just now: a counter that is there only at the end would count from its beginning."""
     try:
         return source.read()
     except (OSError, ValueError):
-        return 0.0
+        return None
 
 
 def _rapl(powercap: Path) -> list[_Source]:
