@@ -30,7 +30,7 @@ SIZES = ((4_000, "small"), (16_000, "medium"))  # bytes; beyond: large. 16 kB is
 # assumed before anything is seen. See garzone bench delegation, and docs/delegation.md for what else was tried.
 SPREAD = {"kind": 2.0, "model": 0.7, "size": 0.7, "repo": 0.5}
 CELL_SPREAD = 0.5
-_MOST_WEIGHT = 40.0  # tasks that a prior may be worth, however sure it is
+_LEAST_WEIGHT, _MOST_WEIGHT = 2.0, 40.0  # tasks that a prior is worth, however unsure or sure it is
 _REFIT_GROWTH = 1.02  # refit when so much more has been seen: a hundredth of the tasks moves nothing
 _MAX_SWEEPS, _SETTLED = 30, 1e-3
 
@@ -140,7 +140,7 @@ class History:
                 variance += 1 / effect.precision
         mean = _logistic(log_odds)
         odds = mean * (1 - mean)
-        weight = min(_MOST_WEIGHT, max(1.0, 1 / (variance * odds) - 1))  # the Beta of the same spread
+        weight = min(_MOST_WEIGHT, max(_LEAST_WEIGHT, 1 / (variance * odds) - 1))  # the Beta of the same spread
         seen = self._cells.get(cell)
         proved, total = (seen.proved, seen.total) if seen else (0, 0)
         return Belief(mean * weight + proved, (1 - mean) * weight + total - proved, total)
