@@ -99,7 +99,8 @@ def test_opencode_delegates_a_real_bug_over_mcp(world: World) -> None:
             "options": {"baseURL": f"{url}/v1"},
             "models": {"scripted": {"name": "scripted", "tool_call": True}},
         }
-        own = json.dumps({"provider": {"local": provider}, "permission": "allow", "autoupdate": False}, indent=2)
+        mine = {"provider": {"local": provider}, "permission": "allow", "autoupdate": False}
+        own = json.dumps({"$schema": "https://opencode.ai/config.json", **mine}, indent=2)  # it adds that itself
         config.write_text(own)
         world.garzone("connect", "opencode")
         opencode = install.npm("opencode-ai", "opencode")

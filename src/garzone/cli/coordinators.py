@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import click
 
@@ -32,21 +32,24 @@ def call(caller: str, apply: bool) -> None:
         arguments: Any = json.load(sys.stdin)
         if not isinstance(arguments, dict):
             raise UsageError("the arguments must be a JSON object")
-        click.echo(asyncio.run(_call(cast("dict[str, Any]", arguments), caller, Choices(apply=apply))))
+        text, exit_code = asyncio.run(_call(cast("dict[str, Any]", arguments), caller, Choices(apply=apply)))
     except ValueError as error:
-        _end_with(shortened(f"not done: the arguments are not JSON: {error}"))
+        text, exit_code = shortened(f"not done: the arguments are not JSON: {error}"), 1
     except GarzoneError as error:
-        _end_with(shortened(f"not done: {error}"))
+        text, exit_code = shortened(f"not done: {error}"), 1
+    click.echo(text)
+    sys.exit(exit_code)
 
 
-async def _call(arguments: dict[str, Any], caller: str, choices: Choices) -> str:
+async def _call(arguments: dict[str, Any], caller: str, choices: Choices) -> tuple[str, int]:
+    """What the coordinator reads, and the exit code."""
     delegator = Delegator(config.load(), choices, caller)
     task = delegator.task(arguments)
     try:
         with terminated_as_interrupted():
-            return await delegator.delegate(task, arguments, _tell)
+            return await delegator.delegate(task, arguments, _tell), 0
     except GarzoneError as error:
-        return _end_with(delegator.not_done(task, error))
+        return delegator.not_done(task, error), 1
     finally:
         await delegator.aclose()
 
@@ -61,11 +64,6 @@ def _tell(event: Event) -> None:
             click.echo(f"candidate {event.number}: {event.outcome}", err=True)
         case _:
             pass
-
-
-def _end_with(text: str) -> NoReturn:
-    click.echo(text)
-    sys.exit(1)
 
 
 @click.command(hidden=True)
