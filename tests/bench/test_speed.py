@@ -1,5 +1,6 @@
 """What `garzone bench speed` measures, on a tiny model of random weights, with a stand-in for the peer."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from garzone.bench import speed, synthetic
+from garzone.bench import speed, speed_plot, synthetic
 from garzone.cli.bench import bench
 from garzone.core.errors import InvalidReference, UnavailableError
 from garzone.engine.gguf import GGUFFile
@@ -68,3 +69,17 @@ def test_a_context_that_is_too_small_is_wrong_usage(tmp_path: Path, monkeypatch:
     done = CliRunner().invoke(bench, ["speed", "synthetic:tiny", "--num-ctx", "128"])
     assert done.exit_code == 2
     assert "1032 tokens are needed" in done.output
+
+
+def test_a_plot_is_drawn_or_said_to_need_the_extra_before_anything_is_measured(tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib"):
+        rate = speed.Measure("decode at 50", "tok/s", {"garzone": 339.0, "llama.cpp": 114.0}, {"llama.cpp": 2.97})
+        memory = speed.Measure("peak memory", "MB", {"garzone": 265.0})
+        speed_plot.draw(speed.SpeedReport("m", 1, "x86_64", 2, 1, 0.0, (rate, memory)), tmp_path / "speed.png")
+        assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        asked = ["speed", "no such model", "--plot", "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(bench, asked)
+        assert isinstance(done.exception, UnavailableError), "the model was looked for first"
+        assert "garzone[bench]" in str(done.exception)
+        assert not (tmp_path / "out").exists()

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, quants
 
 from garzone.core.errors import GGUFError
 from garzone.engine import model_runner
 from garzone.engine.model_runner import ModelRunner
 from garzone.kernels import portable
+from garzone.kernels.dequantise import dequantise_array
 from garzone.kernels.layouts import BLOCK, HALF_FACTORS, GGMLType, all_finite
 from garzone.kernels.registry import Registry
 from garzone.testing import write_tiny_model
@@ -47,6 +49,25 @@ def test_floats_and_exponents_are_looked_at_too() -> None:
     blocks[2, 0] = 0xFF
     assert not all_finite(GGMLType.MXFP4, blocks.reshape(-1))
     assert all_finite(GGMLType.I8, np.full(7, 0xFF, np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 65504.0, -1.5, 0.0])
+def test_the_scattered_factor_of_iq1_m_is_put_together(value: float) -> None:
+    blocks = np.full((5, BLOCK[GGMLType.IQ1_M].bytes), 0x3B, np.uint8)
+    bits = int(np.float16(value).view(np.uint16))
+    words = blocks[3, 48:].view("<u2")
+    words[:] = [(0x0B3B & 0x0FFF) | (bits >> 4 * index & 0xF) << 12 for index in range(4)]
+    unpacked = quants.dequantize(blocks.reshape(1, -1), GGMLQuantizationType.IQ1_M)
+    assert (
+        all_finite(GGMLType.IQ1_M, blocks.reshape(-1)) == bool(np.isfinite(unpacked).all()) == bool(np.isfinite(value))
+    )
+
+
+def test_nvfp4_has_no_scale_that_is_not_finite() -> None:
+    blocks = np.random.default_rng(1).integers(0, 256, (256, BLOCK[GGMLType.NVFP4].bytes), dtype=np.uint8)
+    blocks[:, 0] = np.arange(256)  # every scale there is, those that stand for no number among them
+    assert all_finite(GGMLType.NVFP4, blocks.reshape(-1))
+    assert np.isfinite(dequantise_array(blocks.reshape(-1), GGMLType.NVFP4)).all()
 
 
 def packed(ggml_type: GGMLType, rows: int, columns: int) -> tuple[int, tuple[int, int], np.ndarray]:

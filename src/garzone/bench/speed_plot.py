@@ -3,10 +3,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from garzone.bench.speed import SpeedReport
 from garzone.core.errors import UnavailableError
+
+
+def check() -> None:
+    """To be called before minutes are spent on measuring what could not be drawn.
+
+    Raises:
+        UnavailableError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise UnavailableError("plots need matplotlib: pip install 'garzone[bench]'")
 
 
 def draw(report: SpeedReport, target: Path) -> None:
@@ -15,20 +26,22 @@ def draw(report: SpeedReport, target: Path) -> None:
     Raises:
         UnavailableError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise UnavailableError("plots need matplotlib: pip install 'garzone[bench]'") from error
+    check()
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, slow to import; pyplot would ask for a display
+
     rates = [measure for measure in report.measures if measure.unit == "tok/s"]
-    figure, panels = plt.subplots(1, len(rates), figsize=(3 * len(rates), 3.2), layout="constrained", squeeze=False)
-    for axes, measure in zip(panels[0], rates, strict=True):
+    sides = max((len(measure.values) for measure in rates), default=1)
+    figure = Figure(figsize=(6.5, len(rates) * (0.32 * sides + 0.75) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rates) or 1, 1, squeeze=False)[:, 0]
+    for axes, measure in zip(panels, rates, strict=False):
         names, values = list(measure.values), list(measure.values.values())
-        bars = axes.bar(names, values, color=["#2f6f9f"] + ["#9aa5b1"] * (len(names) - 1))
-        axes.bar_label(bars, fmt="%.0f", fontsize=8)
-        ratio = f"\n{min(measure.ratio.values()):.2f} times the peer" if measure.ratio else ""
-        axes.set_title(measure.name + ratio, fontsize=9)
-        axes.tick_params(axis="x", labelsize=7)
-        axes.set_ylabel("tokens a second", fontsize=8)
+        bars = axes.barh(names, values, color=["#2f6f9f"] + ["#9aa5b1"] * (len(names) - 1))
+        axes.bar_label(bars, [f" {value:,.{1 if value < 100 else 0}f}" for value in values], fontsize=8)
+        axes.set_xlim(0, 1.12 * max(values))
+        axes.invert_yaxis()  # we come first
+        ratio = f": {min(measure.ratio.values()):.2f} times the peer" if measure.ratio else ""
+        axes.set_title(measure.name + ratio, fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+    panels[-1].set_xlabel("tokens a second", fontsize=8)
     figure.suptitle(f"{report.model}, {report.threads} threads", fontsize=10)
     figure.savefig(target, dpi=150)
-    plt.close(figure)

@@ -15,9 +15,8 @@ from rich.table import Table
 
 from garzone import config
 from garzone.bench import speed as speed_bench
-from garzone.bench import synthetic
+from garzone.bench import speed_plot, synthetic
 from garzone.bench.quality_suites import SUITES
-from garzone.bench.speed_plot import draw as draw_speed
 from garzone.wiring import open_store
 
 
@@ -65,6 +64,8 @@ def speed(  # noqa: PLR0917 - click passes them by name
     """
     if plot and not out:
         raise click.UsageError("--plot draws into --out: give both")
+    if plot:
+        speed_plot.check()
     settings = config.load(device=device)
     if peer or peer_python:
         peer_python = peer_python or sys.executable
@@ -94,7 +95,7 @@ def speed(  # noqa: PLR0917 - click passes them by name
         out.mkdir(parents=True, exist_ok=True)
         (out / "speed.json").write_text(document + "\n")
         if plot:
-            draw_speed(report, out / "speed.png")
+            speed_plot.draw(report, out / "speed.png")
     if as_json:
         click.echo(document)
         return

@@ -106,7 +106,8 @@ BLOCK: Final = MappingProxyType(
 )
 
 # Where the factors of a block lie that can be infinite or no number: half floats, by their offset in bytes. Types that
-# are missing have none (integers), or keep them otherwise (IQ1_M, MXFP4, NVFP4); of floats, every element is one.
+# are missing have none (integers; of NVFP4's scales those that are no number count as 0, as in ggml), or keep them
+# otherwise (IQ1_M, MXFP4: see `all_finite`); of floats, every element is one.
 HALF_FACTORS: Final = MappingProxyType(
     {
         GGMLType.Q4_0: (0,),
@@ -133,6 +134,8 @@ HALF_FACTORS: Final = MappingProxyType(
         GGMLType.Q1_0: (0,),
     }
 )
+
+_IQ1_M_SCALES: Final = 48  # bytes before them: 32 of grid indices, 16 of their high bits and signs
 
 # Numbers ggml once gave out and took back: files that use them were written by, and for, old builds.
 REMOVED_TYPES: Final = MappingProxyType(
@@ -165,6 +168,10 @@ def all_finite(ggml_type: GGMLType, packed: np.ndarray) -> bool:
             words, exponent = packed.view("<u2"), 0x7F80
         case GGMLType.MXFP4:
             return not (packed.reshape(-1, BLOCK[ggml_type].bytes)[:, 0] == 0xFF).any()  # the one NaN of an E8M0
+        case GGMLType.IQ1_M:  # the factor's four nibbles are the highest of four words; the last two hold the exponent
+            scales = packed.reshape(-1, BLOCK[ggml_type].bytes)[:, _IQ1_M_SCALES:].copy().view("<u2")
+            factors = (scales[:, 3] & 0xF000) | (scales[:, 2] >> 4 & 0x0F00)
+            return not ((factors & 0x7C00) == 0x7C00).any()
         case _ if ggml_type in HALF_FACTORS:
             halves = packed.reshape(-1, BLOCK[ggml_type].bytes).view("<u2")
             columns = [halves[:, offset // 2] for offset in HALF_FACTORS[ggml_type]]
