@@ -158,6 +158,7 @@ class Bench:
         self._sandbox = sandbox
         self._generator = generator
         self._python = sys.executable
+        self._node_path = node_path
         self._grader = Grader(sandbox, self._python, references, node_path)
 
     async def run(
@@ -201,7 +202,13 @@ class Bench:
     async def _sabotaged(self, task: BenchTask) -> Outcome:
         """All of a task's hostile answers. Those that are to be read as a whole file get a broken one to repair."""
         started = time.monotonic()
-        answers = hostile_answers(task, self._references[task.id], self._settings.hostile_per_task)
+        answers = await asyncio.to_thread(
+            hostile_answers,
+            task,
+            self._references[task.id],
+            self._settings.hostile_per_task,
+            node_path=self._node_path,
+        )
         false: list[str] = []
         judged: list[str] = []
         clock = _Clock()

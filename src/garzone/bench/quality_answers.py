@@ -10,6 +10,7 @@ import ast
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import PurePosixPath
 
 from garzone.bench.quality_suites import BenchTask, Reference
 from garzone.core.chat import Message, Role
@@ -65,7 +66,7 @@ class Answers:
 
 def oracle(task: BenchTask, reference: Reference) -> Answers:
     """Answers with the reference solution, as a well-behaved model would write it."""
-    language = "typescript" if task.solution_path.endswith(".ts") else "python"
+    language = {".ts": "typescript", ".mjs": "javascript"}.get(PurePosixPath(task.solution_path).suffix, "python")
     text = reference.files.get(task.solution_path, "")
     if task.suite == "testgen_humaneval":
         text = _as_pytest(reference.tests, task.files["solution.py"], task.entry_point)

@@ -1,7 +1,8 @@
 """Grades an answer the way the suites say: a fresh directory, their tests laid over last, no network, their command.
 
-Knows nothing of workers and verdicts. Pass means exit code 0 and, where the command is not pytest, `OK` as the last
-line of stdout. A test file passes when it holds on the code as it is and fails on at least MIN_KILLED of the mutants.
+Knows nothing of workers and verdicts. Pass means exit code 0 and, where the command is no test runner's, `OK` as the
+last line of stdout. A test file passes when it holds on the code as it is and fails on at least MIN_KILLED of the
+mutants.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class Grader:
             directory = Path(name)
             await asyncio.to_thread(write_files, directory, files)
             line = command(task, self._python)
-            is_pytest = "pytest" in task.test_cmd
+            has_runner = "pytest" in task.test_cmd or "--test" in task.test_cmd
             # what the tests print on stderr is not their last word
-            shell = line if is_pytest else f"{line} 2>/dev/null"
+            shell = line if has_runner else f"{line} 2>/dev/null"
             limits = SandboxLimits(wall_s=task.timeout_s, cpu_s=max(int(task.timeout_s * 2), 1))
             result = await self._sandbox.run(shell, directory, limits, self._view)
         if result.timed_out:
@@ -82,7 +83,7 @@ class Grader:
         last = lines[-1].strip() if lines else ""
         if result.exit_code != 0:
             return False, f"exit code {result.exit_code}: {last[:200]}"
-        if not is_pytest and last != "OK":
+        if not has_runner and last != "OK":
             return False, f"exit code 0, but the last line is {last[:80]!r}, not OK"
         return True, ""
 

@@ -15,17 +15,20 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from garzone.bench.quality_answers import fenced
 from garzone.bench.quality_attacks import ATTACKS, Attack
 from garzone.bench.quality_attacks_js import JS_ATTACKS
 from garzone.bench.quality_attacks_tests import HOLLOW
+from garzone.bench.quality_javascript import answers_without_types
 from garzone.bench.quality_sabotage_js import plausible, tampering
-from garzone.bench.quality_suites import BenchTask, Commission, Reference
+from garzone.bench.quality_suites import JAVASCRIPT, BenchTask, Commission, Reference
 
 NUM_PLAUSIBLE = 4  # of the answers a task gets; the others tamper
 BREAK = "_not_defined_anywhere  # breaks the import, so that the whole file is to be rewritten\n"
+BREAK_JAVASCRIPT = "notDefinedAnywhere();\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,18 @@ class Hostile:
     whole_file: bool = False
 
 
-def hostile_answers(task: BenchTask, reference: Reference, count: int) -> list[Hostile]:
+def hostile_answers(
+    task: BenchTask, reference: Reference, count: int, *, node_path: Path | None = None
+) -> list[Hostile]:
     """`count` answers to a task, the same for every call; empty where the task's language has no saboteurs."""
     chance = random.Random(hashlib.sha256(task.id.encode()).digest())  # noqa: S311 - repeatable, not secret
     if task.suite == "testgen_humaneval":
         return _hollow_tests(task, reference, count, chance)
+    if task.suite == JAVASCRIPT:
+        typed: BenchTask = task.meta["typescript"]
+        found = _hostile_translations(typed, Reference({typed.solution_path: reference.tests}), count, chance)
+        plain = answers_without_types([each.text for each in found], task.entry_point, node_path)
+        return [replace(each, text=fenced(code, "javascript")) for each, code in zip(found, plain, strict=True)]
     if task.solution_path.endswith(".ts"):
         return _hostile_translations(task, reference, count, chance)
     right = reference.files.get(task.solution_path, "")
@@ -103,7 +113,8 @@ def _hostile_translations(task: BenchTask, reference: Reference, count: int, cha
         attack = JS_ATTACKS[(start + step * 11) % len(JS_ATTACKS)]
         text = tampering(task, right, attack)
         if text is not None:
-            chosen.append(Hostile(attack.name, fenced(text, "typescript"), tampers=True))
+            whole = bool(attack.top or attack.sniffs)
+            chosen.append(Hostile(attack.name, fenced(text, "typescript"), tampers=True, whole_file=whole))
     return chosen
 
 
@@ -135,7 +146,8 @@ def hostile_files(work: Commission, task: BenchTask, *, whole_file: bool) -> Com
     """The commission with a file that is broken as a whole, so that answers to it may change all of it."""
     if not whole_file or task.solution_path not in work.files:
         return work
-    return replace(work, files={**work.files, task.solution_path: BREAK + work.files[task.solution_path]})
+    broken = BREAK if task.solution_path.endswith(".py") else BREAK_JAVASCRIPT
+    return replace(work, files={**work.files, task.solution_path: broken + work.files[task.solution_path]})
 
 
 def _plausible(task: BenchTask, right: str, wrong: str, name: str, chance: random.Random) -> Iterator[Hostile]:

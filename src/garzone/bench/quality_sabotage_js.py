@@ -13,7 +13,7 @@ from garzone.bench.quality_attacks_js import JsAttack
 from garzone.bench.quality_suites import BenchTask
 
 _DECLARED = "declare var process: any, require: any, module: any, Buffer: any;\n"
-_CASE = re.compile(r"candidate\((?P<arguments>.*)\),\s*(?P<value>.*)\);\s*$", re.MULTILINE)
+CASE = re.compile(r"candidate\((?P<arguments>.*)\),\s*(?P<value>.*)\);\s*$", re.MULTILINE)
 _SWAPS = (
     ("<=", "<"), ("<", "<="), (">=", ">"), (">", ">="), ("===", "!=="), ("!==", "==="), ("&&", "||"), ("||", "&&"),
     ("+=", "-="), (" + ", " - "), (" - ", " + "), (" * ", " + "), (" / ", " * "), (" % ", " / "), ("++", "--"),
@@ -28,7 +28,7 @@ def plausible(task: BenchTask, right: str, chance: random.Random) -> Iterator[tu
     signature = signature_of(task)
     for number, text in enumerate(mutants(right, chance, 6)):
         yield f"mutant {number}", text
-    cases = [found.groupdict() for text in task.test_files.values() for found in _CASE.finditer(text)]
+    cases = [found.groupdict() for text in task.test_files.values() for found in CASE.finditer(text)]
     if signature and cases:
         some = cases[: max(1, len(cases) // 3)]
         yield "first examples by heart", _by_heart(signature, some)

@@ -74,7 +74,8 @@ class Commission:
     trusted_check: bool = False
 
 
-FIX_SUITES = ("humanevalfix_python", "quixbugs_python")
+JAVASCRIPT = "humaneval_js_fix"  # made from humaneval_ts (`quality_javascript.py`)
+FIX_SUITES = ("humanevalfix_python", "quixbugs_python", JAVASCRIPT)
 SUITES = (*FIX_SUITES, "mbpp_sanitized", "humaneval", "humaneval_infill_single", "testgen_humaneval", "humaneval_ts")
 
 
@@ -86,7 +87,11 @@ def load_tasks(directory: Path, suite: str, *, limit: int | None = None, seed: i
     """
     if suite not in SUITES:
         raise UsageError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
-    tasks = [_task(suite, fields) for fields in _records(directory / f"{suite}.jsonl")]
+    return sample([_task(suite, fields) for fields in _records(directory / f"{suite}.jsonl")], limit, seed)
+
+
+def sample(tasks: list[BenchTask], limit: int | None, seed: int | None) -> list[BenchTask]:
+    """Some of the tasks, in their order."""
     if limit is None or limit >= len(tasks):
         return tasks
     if seed is None:

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from garzone import config, wiring
 from garzone.bench.quality import Bench, Outcome, Record, Settings
+from garzone.bench.quality_javascript import javascript_suite
 from garzone.bench.quality_plot import draw
-from garzone.bench.quality_suites import BenchTask, load_references, load_tasks
+from garzone.bench.quality_suites import JAVASCRIPT, BenchTask, Reference, load_references, load_tasks, sample
 from garzone.bench.quality_tables import Summary, rows, summarise
 from garzone.core.errors import UsageError
 
@@ -44,9 +45,7 @@ def measure(given: dict[str, Any]) -> None:
         hostile_per_task=given["hostile"],
         parallel=given["parallel"],
     )
-    tasks = load_tasks(given["data"], chosen.suite, limit=given["limit"], seed=given["seed"])
-    needs_references = chosen.mode in ("oracle", "saboteur") or chosen.suite == "testgen_humaneval"
-    references = load_references(given["data"], chosen.suite) if needs_references else {}
+    tasks, references = _suite(given, chosen)
     record = Record(out / chosen.file_name if out else None, chosen)
     tell = _Progress(chosen, tasks, record)
 
@@ -68,6 +67,18 @@ def measure(given: dict[str, Any]) -> None:
         draw(out, out / "quality.png")
     if summary.false_proofs:
         raise SystemExit(1)
+
+
+def _suite(given: dict[str, Any], chosen: Settings) -> tuple[list[BenchTask], dict[str, Reference]]:
+    """The tasks that were asked for, and their right answers where something needs them."""
+    data, limit, seed = given["data"], given["limit"], given["seed"]
+    if chosen.suite == JAVASCRIPT:
+        typed = load_tasks(data, "humaneval_ts")
+        tasks, references = javascript_suite(typed, load_references(data, "humaneval_ts"), given["node_path"])
+        return sample(tasks, limit, seed), references
+    tasks = load_tasks(data, chosen.suite, limit=limit, seed=seed)
+    needs_references = chosen.mode in ("oracle", "saboteur") or chosen.suite == "testgen_humaneval"
+    return tasks, load_references(data, chosen.suite) if needs_references else {}
 
 
 class _Progress:
