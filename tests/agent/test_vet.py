@@ -25,6 +25,7 @@ def where(name):
 """
 
 HOSTILE = [
+    "result = 2 if '/tmp' in __file__ else 0",  # knows where it is judged
     "sys.exit(0)",
     "os._exit(0)",
     "raise SystemExit(0)",
@@ -156,6 +157,9 @@ def test_what_a_file_did_before_it_may_do_as_often() -> None:
         "os.Exit(0)",
         "std::process::exit(0)",
         "System.exit(0)",
+        "if (new Error().stack.includes('/tmp')) x = 2",
+        "try { f() } catch (e) { x = e.stack }",
+        "Error.prepareStackTrace = f",
     ],
 )
 def test_other_languages_are_read_for_words(line: str) -> None:

@@ -16,13 +16,14 @@ import pytest
 from garzone.agent.edit import code_blocks
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.syntax import num_errors
+from garzone.bench import quality_javascript
 from garzone.bench.quality import Bench, Outcome, Record, Settings
 from garzone.bench.quality_attacks import ATTACKS
 from garzone.bench.quality_attacks_js import JS_ATTACKS
 from garzone.bench.quality_attacks_tests import HOLLOW
 from garzone.bench.quality_grading import Grader
 from garzone.bench.quality_sabotage import hostile_answers
-from garzone.bench.quality_suites import Reference, load_references, load_tasks
+from garzone.bench.quality_suites import Reference, commission, load_references, load_tasks
 from garzone.bench.quality_tables import Rate, rows, summarise
 from garzone.core.errors import UsageError
 from garzone.core.ports import Sandbox
@@ -173,6 +174,23 @@ def test_every_attack_on_translations_is_met(suites: Path) -> None:
         assert block.code.strip() != right.strip()
         assert "NAME" not in block.code
         assert num_errors("solution.ts", block.code) == 0, each.name
+
+
+def test_faults_in_javascript_are_made_from_the_typescript_suite(suites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        quality_javascript, "without_types", lambda texts, _: [t.replace(": number", "") for t in texts]
+    )
+    first, second = load_tasks(suites, "humanevalfix_python")
+    tests = {"t.ts": "  assert.deepEqual(candidate(2),4);\n  assert.deepEqual(candidate(3),6);\n"}
+    typed = [replace(task, solution_path="solution.ts", test_files=tests) for task in (first, second)]
+    right = "function double(x: number): number {\n  return x + x;\n}\n"
+    tasks, references = quality_javascript.javascript_suite(typed, {first.id: Reference({"solution.ts": right})}, None)
+    [task] = tasks  # the other has no right answer
+    assert references[task.id].files == {"solution.mjs": "export function double(x) {\n  return x + x;\n}\n"}
+    assert task.files["solution.mjs"].startswith("export function double(x) {")
+    assert task.files != references[task.id].files
+    assert task.test_files["solution.test.mjs"].count("assert.deepEqual(double(") == 2
+    assert commission(task, "python3").check == "node --test solution.test.mjs"
 
 
 def test_a_sample_depends_on_its_seed_alone(suites: Path) -> None:

@@ -48,7 +48,8 @@ DANGEROUS_MODULES = _words("""
 DANGEROUS_NAMES = _words("""
     exec eval compile open __import__ globals locals vars getattr setattr delattr input breakpoint exit quit
     help license copyright credits memoryview SystemExit KeyboardInterrupt BaseException GeneratorExit
-    BaseExceptionGroup __builtins__ __loader__ __spec__ ABCMeta EnumMeta EnumType make_dataclass new_class
+    BaseExceptionGroup __builtins__ __loader__ __spec__ __file__ __path__ __cached__ ABCMeta EnumMeta EnumType
+    make_dataclass new_class
 """)
 DANGEROUS_ATTRIBUTES = _words("""
     f_back f_globals f_locals f_builtins f_code f_trace gi_frame gi_code cr_frame cr_code ag_frame ag_code
@@ -70,6 +71,7 @@ _DUNDER = re.compile(r"__(?!(?:init|main|name|doc|str|repr|file|all|version|auth
 _OTHER_LANGUAGES = re.compile(
     r"process\s*\.\s*\w+|child_process|worker_threads|\bnode:\w+|require\s*\(\s*['\"](?:fs|os|vm|module|net|http|https|cluster|inspector)\b|"
     r"from\s+['\"](?:fs|os|vm|module|net|http|https|cluster|inspector)\b|import\s*\(|\beval\s*\(|new\s+Function|Function\s*\(|globalThis|"
+    r"\b(?:Error\s*\([^()]*\)\s*\)?|e|err|error)\s*\??\.\s*stack\b|prepareStackTrace|captureStackTrace|"
     r"__proto__|prototype\s*[.\[]|constructor\s*[.\[(]|Proxy\s*\(|Reflect\.|\b(?:jest|vi|vitest|mocha|chai|expect|describe|it|test)\s*[.(]|"
     r"Symbol\.|os\.Exit|syscall\.|runtime\.Goexit|\bunsafe\b|os/exec|plugin\.|reflect\.|testing\.|std::process|std::fs|std::env|libc::|"
     r"System\.(?:exit|setOut|setErr)|Runtime\.getRuntime|java\.lang\.reflect|ProcessBuilder|setAccessible|\bexit\s*\(|abort\s*\(|"
