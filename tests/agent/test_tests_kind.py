@@ -116,6 +116,17 @@ async def test_hollow_tests_are_not_proved(tmp_path: Path, box: Sandbox, name: s
     assert report.verdict is not Verdict.PROVED, report
 
 
+async def test_one_input_proves_no_tests_however_many_mutants_it_notices(tmp_path: Path, box: Sandbox) -> None:
+    code = "def shift(a):\n    return a * 7 + 3\n"
+    one = "from shifts import shift\n\n\ndef test_a():\n    assert shift(5) == 38\n"
+    three = one + "    assert shift(0) == 3\n    assert shift(-1) == -4\n"
+    for number, (text, verdict) in enumerate(((one, Verdict.UNPROVED), (three, Verdict.PROVED))):
+        repo = make_repository(tmp_path / str(number), {"shifts.py": code})
+        report = await run_task(a_task(repo, files=("shifts.py",)), ScriptedGenerator([block(text)]), box)
+        assert report.verdict is verdict, report
+        assert report.proof["mutation_score"] >= 0.6
+
+
 async def test_tests_that_repeat_what_is_there_are_not_proved(tmp_path: Path, box: Sandbox) -> None:
     report = await judged(tmp_path, box, block(GOOD), files={"test_marks.py": GOOD}, check=CHECK)
     assert report.verdict is Verdict.UNPROVED, report

@@ -15,11 +15,12 @@ from garzone.agent.adequacy import Kills, kill_with_command, kill_with_tests, li
 from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import Target
 from garzone.agent.edit import EditMiss, code_blocks
+from garzone.agent.evidence import too_few_inputs
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.mutants import Mutant, mutants_of
 from garzone.agent.prompts import render
-from garzone.agent.proof import Trial, failing_output, trace_doubts, what_passed
+from garzone.agent.proof import WATCH_FACTOR, Trial, failing_output, trace_doubts, what_passed
 from garzone.agent.stage import Run
 from garzone.agent.syntax import definitions, first_error, is_source, num_errors
 from garzone.agent.target import Function, SourceText, Span, functions, is_python, is_test, node_at, parse, split_lines
@@ -215,6 +216,8 @@ class WriteTests(Job):
         news, what_is_new = await self._news(draft, kills)
         if not news:
             doubts.append("it reaches nothing that the tests which were there did not")
+        if not doubts:
+            doubts += await self._too_few_inputs(draft)
         facts = {
             "mutation_score": round(kills.score, 3),
             "mutants": kills.tried,
@@ -233,6 +236,16 @@ class WriteTests(Job):
         if is_python(target.path) and "pytest" in self._command:
             return await kill_with_tests(stage, self._subject, self._mutants, [target.path], draft.contents)
         return await kill_with_command(stage, self._subject, self._mutants, self._command, draft.contents)
+
+    async def _too_few_inputs(self, draft: Draft) -> list[str]:
+        """Whether Python code is tried on one or two inputs only: a single one may notice most mutants by chance."""
+        stage = self.setting.stage
+        if not is_python(self._subject):
+            return []
+        run = await stage.run(
+            self._command, draft.contents, wall_s=WATCH_FACTOR * stage.wall_s, watched=[self._subject]
+        )
+        return too_few_inputs(run.evidence, "") if run.passed else ["the tests do not pass under observation"]
 
     async def _news(self, draft: Draft, kills: Kills) -> tuple[bool, str]:
         """Whether the new tests see what the old ones did not, and what."""
