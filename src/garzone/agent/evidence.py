@@ -38,7 +38,7 @@ class Evidence:
     """What was recorded of one run. `outcomes`: test id -> `passed`, `failed` or `skipped`; the worst one counts.
 
     `watched` says that the run was a watched one (`probe/garzone_watch.py`), `seen` what changed code did in it that
-    says something: `decides Name.__eq__`, `calls posix.write`, `does open`.
+    says something: `decides Name.__eq__`, `calls posix.write`, `does open`, `ends process.exit`, `changes Object.is`.
     """
 
     outcomes: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -151,9 +151,31 @@ def suspicions(watched: Evidence, before: str, usual: frozenset[str] = frozenset
         if verb == "decides":
             if name not in functions and (plain == "<lambda>" or plain not in functions):
                 found.append(f"a value it returns decides comparisons by itself ({name})")
-        elif plain not in words and name.partition(".")[0] not in words:
+        elif verb in ("ends", "changes") or (plain not in words and name.partition(".")[0] not in words):
             found.append(f"the change {what} while the tests run")
     return found
+
+
+_TOTALS = (
+    re.compile(r"^(?:\u2139|#) tests (\d+)\s*$", re.MULTILINE),  # node --test: spec and TAP
+    re.compile(r"^\s*Tests\s.*\((\d+)\)\s*$", re.MULTILINE),  # vitest
+    re.compile(r"^Tests:\s.*?(\d+) total\s*$", re.MULTILINE),  # jest
+)
+
+
+def num_tests(output: str) -> int | None:
+    """How many tests a runner of JavaScript says it ran; None where it says nothing that is known."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    totals = [int(found[-1]) for pattern in _TOTALS if (found := pattern.findall(plain))]
+    return totals[0] if totals else None
+
+
+def fewer_tests(before: str, after: str) -> list[str]:
+    """Whether a runner of JavaScript counts fewer tests than before, as a phrase."""
+    was, now = num_tests(before), num_tests(after)
+    if was is None or (now is not None and now >= was):
+        return []
+    return [f"the runner counted {was} test{'s' if was != 1 else ''} before and {now or 'none'} now"]
 
 
 def too_few_inputs(watched: Evidence, before: str) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import trimmed_output
-from garzone.agent.evidence import contradictions, suspicions, too_few_inputs
+from garzone.agent.evidence import contradictions, fewer_tests, suspicions, too_few_inputs
 from garzone.agent.stage import Run, Stage
-from garzone.agent.target import is_protected, is_python
+from garzone.agent.target import is_protected, is_python, is_script
 from garzone.agent.vet import objections
 from garzone.core.errors import CheckNotFound
 from garzone.core.task import Check, Finding
@@ -111,17 +111,19 @@ async def check_draft(
             return run, judge_run(stage, quick, draft, before, run, powers=powers)
     run = await stage.run(check, draft.contents)
     trial = judge_run(stage, check, draft, before, run, powers=powers)
-    if trial.proved and run.evidence.present:
+    if trial.proved and (run.evidence.present or any(is_script(edit.path) for edit in draft.edits)):
         trial = await watched(stage, check, draft, trial, is_new=is_new)
     return run, trial
 
 
 async def watched(stage: Stage, check: str, draft: Draft, trial: Trial, *, is_new: bool = False) -> Trial:
-    """Run a check that passed a second time, with changed Python under observation; the trial with what that showed.
+    """Run a check that passed a second time, with what changed under observation; the trial with what that showed.
+
+    Python and what Node runs can be observed. A check that changes these and cannot be observed proves nothing.
 
     The second run is a proof of its own: what passes by chance seldom does so twice.
     """
-    edits = [edit for edit in draft.edits if is_python(edit.path) and not is_protected(edit.path)]
+    edits = [edit for edit in draft.edits if _can_be_watched(edit.path) and not is_protected(edit.path)]
     if not edits:
         return trial
     paths = [edit.path for edit in edits]
@@ -130,6 +132,8 @@ async def watched(stage: Stage, check: str, draft: Draft, trial: Trial, *, is_ne
     if not run.passed:
         why = "did not end" if run.result.timed_out else f"ended with {run.result.exit_code}"
         return trial.doubted(f"the check passed once and {why} when it ran again under observation")
+    if not run.evidence.watched and any(is_script(path) for path in paths):
+        return trial.doubted("the check could not be observed, so nothing says that its runner was left alone")
     before = "\n".join(edit.before for edit in edits)
     found = suspicions(run.evidence, before)  # none from a Python before 3.8: as much as was seen before
     if found:
@@ -140,6 +144,10 @@ async def watched(stage: Stage, check: str, draft: Draft, trial: Trial, *, is_ne
     return trial.doubted(*found)
 
 
+def _can_be_watched(path: str) -> bool:
+    return is_python(path) or is_script(path)
+
+
 def judge_run(
     stage: Stage, check: str, draft: Draft, before: Run, run: Run, *, powers: Objections = new_powers
 ) -> Trial:
@@ -148,6 +156,7 @@ def judge_run(
     if run.passed:
         for edit in draft.edits:
             doubts += contradictions(before.evidence, run.evidence, edit.path)
+            doubts += fewer_tests(before.result.output, run.result.output) if is_script(edit.path) else []
         doubts += trace_doubts(run)
     if not stage.isolated:
         doubts.append("it ran without a sandbox")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pathlib import Path
 from garzone.agent.evidence import Evidence, parse_evidence
 from garzone.agent.recorder import Recorder
 from garzone.agent.scene import Scene, Traces
-from garzone.agent.target import is_protected
+from garzone.agent.target import is_protected, is_script
 from garzone.agent.worktree import Repository, Worktree
 from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxView
 from garzone.core.task import Check
@@ -110,13 +111,15 @@ class Stage:
             environment: added to the command's.
             probed: whether Python records what its tests do.
             watched: files, from the top level, whose code is also watched for what a repair need not do
-                (`probe/garzone_watch.py`). That takes longer.
+                (`probe/garzone_watch.py`, and `.cjs` for Node). That takes longer.
             visible: further places the command may read.
         """
         contents = contents or {}
         if watched:
             paths = os.pathsep.join(str(self.repository.top / name) for name in watched)
-            environment = {**(environment or {}), "GARZONE_WATCH": paths}
+            watcher = files("garzone.agent") / "probe/garzone_watch.cjs"
+            node = {"NODE_OPTIONS": f"--require={shlex.quote(str(watcher))}"} if any(map(is_script, watched)) else {}
+            environment = {**(environment or {}), **node, "GARZONE_WATCH": paths}
         limit = wall_s or self.wall_s
         limits = SandboxLimits(wall_s=limit, cpu_s=max(int(limit * 2), 1))
         async with self._gate, self._place() as place:

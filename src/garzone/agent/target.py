@@ -67,6 +67,11 @@ def is_python(path: str) -> bool:
     return path.endswith((".py", ".pyi"))
 
 
+def is_script(path: str) -> bool:
+    """Whether a path names JavaScript or TypeScript."""
+    return PurePosixPath(path).suffix in (".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx")
+
+
 def is_test(path: str) -> bool:
     """Whether a path names a test, by the habits of the common test runners."""
     parts = PurePosixPath(path)

@@ -20,7 +20,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from garzone.agent.target import Function, is_python, parse
+from garzone.agent.syntax import tokens_without_comments
+from garzone.agent.target import Function, is_python, is_script, parse
 
 
 def _words(text: str) -> frozenset[str]:
@@ -68,9 +69,17 @@ DECIDING_METHODS = _words("""
     __reduce_ex__ __hash__ __exit__ __aexit__ __call__ __new__ __get__ __set__ __subclasshook__ __mro_entries__
 """)
 _DUNDER = re.compile(r"__(?!(?:init|main|name|doc|str|repr|file|all|version|author)__)\w+__")
+_NODE_MODULES = (
+    r"['\"](?:assert|async_hooks|cluster|console|constants|dgram|diagnostics_channel|dns|domain|fs|http|http2|https|"
+    r"inspector|module|net|os|perf_hooks|process|readline|repl|stream|sys|test|timers|tls|trace_events|tty|v8|vm|wasi|zlib)\b"
+)
+_BUILT_IN = (
+    r"(?:Object|Reflect|Array|Number|Math|JSON|Promise|Symbol|String|Date|RegExp|Error|Function|Map|Set|Boolean)"
+)
 _OTHER_LANGUAGES = re.compile(
-    r"process\s*\.\s*\w+|child_process|worker_threads|\bnode:\w+|require\s*\(\s*['\"](?:fs|os|vm|module|net|http|https|cluster|inspector)\b|"
-    r"from\s+['\"](?:fs|os|vm|module|net|http|https|cluster|inspector)\b|import\s*\(|\beval\s*\(|new\s+Function|Function\s*\(|globalThis|"
+    rf"process\s*[.\[?]\s*\w*|child_process|worker_threads|\bnode:\w+|require\s*\(\s*{_NODE_MODULES}|"
+    rf"(?:from|import)\s+{_NODE_MODULES}|\b{_BUILT_IN}\s*\.\s*\w+\s*=(?!=)|console\s*\.\s*_|console\s*\[|"
+    r"\.\s*(?:caller|callee)\b|import\s*\(|\beval\b|new\s+Function|Function\s*\(|globalThis|"
     r"\b(?:Error\s*\([^()]*\)\s*\)?|e|err|error)\s*\??\.\s*stack\b|prepareStackTrace|captureStackTrace|"
     r"__proto__|prototype\s*[.\[]|constructor\s*[.\[(]|Proxy\s*\(|Reflect\.|\b(?:jest|vi|vitest|mocha|chai|expect|describe|it|test)\s*[.(]|"
     r"Symbol\.|os\.Exit|syscall\.|runtime\.Goexit|\bunsafe\b|os/exec|plugin\.|reflect\.|testing\.|std::process|std::fs|std::env|libc::|"
@@ -88,7 +97,7 @@ def objections(path: str, before: str, after: str) -> list[str]:
         after: its text with the change. Python that does not parse is an objection by itself.
     """
     if not is_python(path):
-        counted = Counter(_OTHER_LANGUAGES.findall(after)) - Counter(_OTHER_LANGUAGES.findall(before))
+        counted = Counter(_found(path, after)) - Counter(_found(path, before))
         return [f"newly uses {' '.join(what.split())}" for what in counted]
     old, new = parse(before), parse(after)
     if new is None:
@@ -96,6 +105,17 @@ def objections(path: str, before: str, after: str) -> list[str]:
     had = Counter(_powers(old, before, _dangerous_functions(old))) if old else Counter[str]()
     gained = Counter(_powers(new, before, _dangerous_functions(old) if old else frozenset())) - had
     return list(dict.fromkeys(gained))
+
+
+def _found(path: str, text: str) -> list[str]:
+    """Powers in a text of another language; in scripts without their comments, and with names spelled in escapes."""
+    if not is_script(path):
+        return _OTHER_LANGUAGES.findall(text)
+    tokens = tokens_without_comments(path, text)
+    escapes = [token for token in tokens if "\\u" in token and not token.startswith(('"', "'", "`", "/"))]
+    apart = "".join(token if re.fullmatch(r"[^\w\s'\"`]+", token) else f" {token} " for token in tokens)
+    together = re.sub(r" ?([.(\[=!?]) ?", r"\1", re.sub(" +", " ", apart))
+    return [*_OTHER_LANGUAGES.findall(together), *escapes]
 
 
 def _powers(tree: ast.Module, before: str, dangerous_functions: frozenset[str]) -> Iterator[str]:

@@ -30,6 +30,9 @@ from garzone.core.errors import RepositoryError, UsageError
 
 PROVED_SCORE = 0.6
 REPEATED = 0.5  # share of the code's statements that a test may also hold
+_OF_A_TEST = re.compile(
+    r"newly uses (?:(?:test|it|describe|expect)\s*[.(]|node:(?:test|assert)|(?:from|import|require\s*\()\s*['\"]assert)"
+)
 _ALLOWED_IMPORTS = (
     "pytest",
     "unittest",
@@ -397,9 +400,7 @@ def _powers(edit: FileEdit, subject: str) -> list[str]:
             continue
         if what.startswith("newly defines test_"):
             continue
-        if not is_python(edit.path) and re.match(
-            r"newly uses (?:test|it|describe|expect)\s*[.(]|newly uses node:(?:test|assert)", what
-        ):
+        if not is_python(edit.path) and re.match(_OF_A_TEST, what):
             continue
         found.append(f"the test file {what}")
     return found
