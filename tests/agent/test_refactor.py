@@ -12,7 +12,7 @@ from garzone.agent.worker import run_task
 from garzone.core.ports import Sandbox
 from garzone.core.task import Report, Task, TaskKind, Verdict
 from garzone.testing import ScriptedGenerator
-from tests.agent.repositories import CHECK, block, fix_task, make_repository
+from tests.agent.repositories import CHECK, block, fix_task, git, make_repository
 
 CODE = """def total(prices, discount=0):
     result = 0
@@ -90,6 +90,31 @@ async def test_a_rename_that_is_asked_for_is_allowed_and_others_are_not(tmp_path
     code = CODE.replace("def total", "def summed")
     other = await refactored(tmp_path / "2", box, code, test, instruction="rename first to head", files=("shop.py",))
     assert other.verdict is Verdict.FAILED
+
+
+async def test_a_rename_reaches_the_files_that_use_the_name(tmp_path: Path, box: Sandbox) -> None:
+    files = {
+        "shop.py": CODE,
+        "till.py": "import shop\nfrom shop import total\n\n\ndef pay(of):\n    return total(of), shop.total([])\n",
+        "test_shop.py": TEST + "\n\ndef test_pay():\n    from till import pay\n    assert pay([1]) == (1, 0)\n",
+        "README.md": "`total` adds prices.\n",
+    }
+    right = block(CODE.replace("def total", "def add_up"))
+    for number, (instruction, answer, verdict) in enumerate((
+        ("rename total to add_up", right, Verdict.PROVED),
+        ("rename first to head", right, Verdict.FAILED),  # what was not asked for
+        ("rename total to add_up", block(CODE.replace("def total", "def add_up").replace("result - d", "result + d")),
+         Verdict.FAILED),
+    )):  # fmt: skip
+        repo = make_repository(tmp_path / str(number), files)
+        task = a_task(repo, instruction=instruction, files=("shop.py",))
+        report = await run_task(task, ScriptedGenerator([answer]), box)
+        assert report.verdict is verdict, report
+        if verdict is Verdict.PROVED:
+            assert sorted(change.path for change in report.files) == ["shop.py", "test_shop.py", "till.py"]
+            assert "shop.add_up([])" in git(repo, "show", f"{report.branch}:till.py")
+            assert "renamed in 2 more" in report.summary
+            assert any("README.md also speaks of total" in note for note in report.notes)
 
 
 async def test_javascript_needs_a_check_that_notices_mutants(tmp_path: Path, box: Sandbox) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from garzone.agent.adequacy import kill_with_command
 from garzone.agent.behaviour import Recorder
-from garzone.agent.changes import Draft
+from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import Target, focus_lines
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss
@@ -27,10 +27,11 @@ from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.kinds.fix import defines_target, read_code, required_check
 from garzone.agent.mutants import mutants_of
 from garzone.agent.prompts import render
-from garzone.agent.proof import Trial, check_as_it_is, check_draft, failing_output
+from garzone.agent.proof import Trial, check_as_it_is, check_draft, failing_output, new_powers
+from garzone.agent.renames import mentions, rename_elsewhere
 from garzone.agent.search_replace import holds_blocks
 from garzone.agent.stage import Run
-from garzone.agent.surface import surface_changes
+from garzone.agent.surface import surface, surface_changes
 from garzone.agent.syntax import definitions, is_source
 from garzone.agent.target import Span, functions, is_protected, is_python, node_at, parse
 from garzone.core.errors import RepositoryError, UsageError
@@ -144,8 +145,32 @@ class Refactor(Job):
         """The file with the answer in place of the target."""
         renamed = self._renamed()
         if target.span is None and renamed and not holds_blocks(answer):
-            return _read_whole(target, answer, renamed)
-        return read_code(target, answer, may_lose=renamed)
+            draft = _read_whole(target, answer, renamed)
+        else:
+            draft = read_code(target, answer, may_lose=renamed)
+        return draft if isinstance(draft, EditMiss) else self._everywhere(draft)
+
+    def _everywhere(self, draft: Draft) -> Draft:
+        """The draft, with names that the task renames renamed in the other files that use them."""
+        (edit,) = draft.edits
+        if not is_python(edit.path):
+            return draft
+        was, now = surface(edit.path, edit.before), surface(edit.path, edit.after)
+        edits: dict[str, FileEdit] = {}
+        for old, new in _RENAME.findall(self.task.instruction):
+            if old not in was or old in now or new in was or new not in now:
+                continue
+            for other in rename_elsewhere(self.setting.code, edit.path, old, new, edits):
+                edits[other.path] = other
+            if left := mentions(self.setting.code, old, {edit.path, *edits}):
+                self._note(
+                    f"{', '.join(left[:4])} also {'speaks' if len(left) == 1 else 'speak'} of {old}: left as it is"
+                )
+        return Draft((edit, *edits.values()))
+
+    def _note(self, text: str) -> None:
+        if text not in self.setting.notes:
+            self.setting.notes.append(text)
 
     def _renamed(self) -> set[str]:
         return self._words if _STRUCTURAL.search(self.task.instruction) else set()
@@ -156,12 +181,17 @@ class Refactor(Job):
 
     async def prove(self, target: Target, draft: Draft) -> Trial:
         """Surface, check, behaviour: the cheapest first."""
-        (edit,) = draft.edits
+        edit = draft.edits[0]
         named = self._renamed()
         if changed := surface_changes(edit.path, edit.before, edit.after, named):
             return Trial(False, output="\n".join(changed), num_failing=len(changed))
         stage = self.setting.stage
-        _, trial = await check_draft(stage, self.check, draft, self.before)
+
+        def powers(each: FileEdit) -> Sequence[str]:
+            # what was renamed elsewhere was written here, not by the model
+            return new_powers(each) if each.path == edit.path else ()
+
+        _, trial = await check_draft(stage, self.check, draft, self.before, powers=powers)
         if not trial.passed:
             return trial
         touched = _touched(edit.path, edit.before, edit.after)
@@ -192,6 +222,9 @@ class Refactor(Job):
     def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
         """What was rewritten, and what says that it does the same."""
         place = f"Refactored {target.label}"
+        if len(draft.edits) > 1:
+            others = ", ".join(edit.path for edit in draft.edits[1:4])
+            place += f" and renamed in {len(draft.edits) - 1} more ({others})"
         if trial.proved:
             return f"{place}: `{self.check}` passes before and after{trial.told}. Branch {branch}."
         return f"{place}: `{self.check}` passes, but unproved: {'; '.join(trial.doubts)[:200]}. Read branch {branch}."
