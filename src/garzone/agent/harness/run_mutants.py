@@ -73,6 +73,7 @@ if facts["clean"] == 0:
         late = time.monotonic() - started > spec["total_s"]
         facts["codes"].append(None if late else attempt(spec["path"], text, tests, limit_s))
     # tests that fail by the clock, by chance or by what an earlier run left would seem to notice everything
-    facts["clean"] = attempt(spec["path"], original, tests, limit_s) or attempt(spec["path"], original, tests, limit_s)
+    for _ in range(2):
+        facts["clean"] = facts["clean"] or attempt(spec["path"], original, tests, spec["total_s"] / 2)
 with open(os.environ["GARZONE_OUT"], "w") as out:
     json.dump(facts, out)
