@@ -15,7 +15,9 @@ from functools import partial
 from garzone.agent.context import Target
 from garzone.agent.events import CandidateText, Listener
 from garzone.agent.excerpts import STEPS, excerpt
+from garzone.agent.habits import habits_of
 from garzone.agent.kinds import Attempt, Job, Material, Question, Style
+from garzone.agent.kinds.asking import preceded
 from garzone.agent.search_replace import is_finished
 from garzone.core.errors import BackendUnavailable, ContextTooSmall, GenerationFailed, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
@@ -125,7 +127,7 @@ class Writer:
         misfits: list[ContextTooSmall] = []
         fitting: list[Target] = []
         for target in self._job.targets:
-            material = self._job.material(target)
+            material = self._with_habits(self._job.material(target), target)
             try:
                 for style in dict.fromkeys(self.styles(target)):
                     self._prompts[target.label, style] = await self._fitted(target, material, style)
@@ -138,6 +140,14 @@ class Writer:
         if not fitting:
             raise min(misfits, key=lambda misfit: misfit.needed_tokens)
         return fitting
+
+    def _with_habits(self, material: Material, target: Target) -> Material:
+        if self._budget.small:
+            return material  # all that is not the code distracts them
+        habits = habits_of(self._job.setting.code, target.path)
+        if habits.left_out:
+            self.notes.append(f"the model was not shown {habits.left_out}: only what it says of style")
+        return replace(material, habits=habits.text)
 
     async def _as_edits(self, target: Target, material: Material) -> bool:
         """Make the prompt that asks for edits of a target; False where that does not fit or is not taken."""
@@ -163,6 +173,8 @@ class Writer:
             cuts = _ever_less(material)
         for less, left_out in cuts:
             question = self._job.ask(target, less, style)
+            if less.habits and style in (Style.FULL, Style.EDITS):
+                question = preceded(question, less.habits)
             num_tokens = await self._count_all(question)
             needed = num_tokens + answer_tokens
             if needed <= self._budget.context_tokens:
@@ -260,6 +272,9 @@ class Writer:
 def _ever_less(material: Material) -> Iterator[tuple[Material, str]]:
     """Material cut down step by step, with what each step leaves out."""
     yield material, ""
+    if material.habits:
+        material = replace(material, habits="")
+        yield material, "what the repository says of its style"
     short = replace(material, tests=material.tests[:1], output=_shortened(material.output, 1200))
     yield short, "all failing tests and all of their output"
     yield replace(short, definitions=()), "what the code uses, nor all failing tests and their output"

@@ -28,13 +28,16 @@ from garzone.core.task import Check, Finding, Task, Verdict
 class Material:
     """What may be shown to the model besides the target. Fields are cut down until the prompt fits.
 
-    Where edits are asked for, the target itself may be cut to `num_lines` lines (None: all) around those of `focus`.
+    `habits` say how code looks in the repository; larger models are shown them before all else, for they stay the same
+    over all tasks. Where edits are asked for, the target itself may be cut to `num_lines` lines (None: all) around
+    those of `focus`.
     """
 
     tests: Sequence[FailingTest] = ()
     output: str = ""
     definitions: Sequence[str] = ()
     conventions: str = ""
+    habits: str = ""
     focus: Sequence[int] = ()
     num_lines: int | None = None
 

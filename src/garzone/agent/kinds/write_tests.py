@@ -7,6 +7,7 @@ that the tests which were there did not, look at the code only by calling it, an
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -118,6 +119,8 @@ class WriteTests(Job):
             for name in self.setting.code.tracked
             if is_test(name) and name.endswith(PurePosixPath(target.path).suffix)
         ]
+        # the nearest: most folders in common, and the most alike in name
+        others.sort(key=lambda name: -len(posixpath.commonprefix([name, target.path])))
         source = self.setting.code.source(others[0]) if others else None
         return Material(conventions=source.text[:800] if source else "")
 
