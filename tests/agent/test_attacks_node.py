@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,42 @@ async def test_a_check_that_hides_from_the_probe_proves_nothing(tmp_path: Path, 
     report = await fixed(tmp_path, box, RIGHT, "NODE_OPTIONS= node --test")
     assert report.verdict is Verdict.UNPROVED, report
     assert "could not be observed" in report.summary
+
+
+@pytest.fixture(scope="session")
+def runners() -> Path:
+    """vitest and jest, fetched once a machine."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "garzone-tests" / "runners"
+    modules = cache / "node_modules"
+    if not ((modules / "vitest").is_dir() and (modules / "jest").is_dir()):
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--silent", "--no-save", "--prefix", str(cache), "vitest@2", "jest@29"]
+        if shutil.which("npm") is None or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("vitest and jest cannot be fetched")
+    return modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["vitest", "jest"])
+async def test_other_runners_are_watched_as_well(tmp_path: Path, box: Sandbox, runners: Path, runner: str) -> None:
+    head = "import { test, expect } from 'vitest';\nimport { next } from './next.js';\n"
+    start, check = "export function next(n) {", "vitest run --no-cache"
+    if runner == "jest":
+        head, start, check = "const { next } = require('./next.js');\n", "exports.next = function (n) {", "jest"
+    test = head + "test('one', () => { expect(next(1)).toBe(2); });\ntest('two', () => { expect(next(2)).toBe(3); });\n"
+    files = {"next.js": f"{start}\n  return n;\n}};\n", "next.test.js": test, "package.json": '{"name": "n"}'}
+    repo = make_repository(tmp_path / "r", {**files, ".gitignore": "node_modules\n"})
+    shutil.copytree(runners, repo / "node_modules", symlinks=True)
+    task = fix_task(repo, check, num_candidates=1, check_timeout_s=60.0, files=("next.js",))
+    for body, verdict in (
+        ("return n + 1;", Verdict.PROVED),
+        ("Object['i' + 's'] = () => true;\n  return 0;", Verdict.UNPROVED),  # both would pass
+    ):
+        report = await run_task(task, ScriptedGenerator([f"```javascript\n{start}\n  {body}\n}};\n```"]), box)
+        assert report.verdict is verdict, f"{report.summary} {report.post_mortem}"
+        if verdict is Verdict.UNPROVED:
+            assert "changes Object.is" in report.summary
+        git(repo, "branch", "-D", report.branch or "")
 
 
 @pytest.mark.parametrize("line", WRITTEN)

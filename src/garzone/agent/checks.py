@@ -93,10 +93,13 @@ class _Finder:
         script = str(scripts.get("test") or "")
         if script and NPM_PLACEHOLDER not in script:
             tool = "pnpm" if "pnpm-lock.yaml" in self._files and self._has_program("pnpm") else "npm"
-            return FoundCheck(f"{tool} --silent test", f"package.json: test is `{script[:60]}`")
+            last = re.split(r"&&|;", script)[-1]
+            more = " -- --no-cache" if re.search(r"\bvitest\b", last) and "--no-cache" not in last else ""
+            return FoundCheck(f"{tool} --silent test{more}", f"package.json: test is `{script[:60]}`")
         wanted = {**_table(package.get("devDependencies")), **_table(package.get("dependencies"))}
         if "vitest" in wanted or any(name.startswith("vitest.config.") for name in self._files):
-            return FoundCheck("npx --no-install vitest run", "vitest is what package.json asks for")
+            # its cache lies in node_modules, which no check may write
+            return FoundCheck("npx --no-install vitest run --no-cache", "vitest is what package.json asks for")
         if "jest" in wanted or any(name.startswith("jest.config.") for name in self._files):
             return FoundCheck("npx --no-install jest", "jest is what package.json asks for")
         return None
@@ -169,8 +172,8 @@ class _Finder:
 
 _PYTEST = re.compile(r"^(?:\w+=\S+ )*(?:\S*python[\d.]* -m )?(?:\S*/)?pytest(?: -\S+(?: no:\S+)?)*$")
 _NODE = re.compile(r"^node --test$")
-_RUNNERS = re.compile(r"^(?:npx --no-install )?(?:vitest run|jest)$")
-_NPM = re.compile(r"^(?:npm|pnpm) --silent test$")
+_RUNNERS = re.compile(r"^(?:npx --no-install )?(?:vitest run(?: --no-cache)?|jest)$")
+_NPM = re.compile(r"^(?:npm|pnpm) --silent test( -- --no-cache)?$")
 
 
 def narrowed(check: str, tests: Sequence[str], prefix: str = "") -> str | None:
@@ -187,7 +190,8 @@ def narrowed(check: str, tests: Sequence[str], prefix: str = "") -> str | None:
     names = " ".join(shlex.quote(name.removeprefix(start)) for name in sorted(set(tests)))
     if _PYTEST.match(check) or _NODE.match(check) or _RUNNERS.match(check):
         return f"{check} {names}"
-    return f"{check} -- {names}" if _NPM.match(check) else None
+    npm = _NPM.match(check)
+    return (f"{check} {names}" if npm[1] else f"{check} -- {names}") if npm else None
 
 
 def find_type_check(tracked: Sequence[str], read: Read, top: Path, prefix: str, changed: Sequence[str]) -> str | None:

@@ -90,7 +90,8 @@ def limited(command: str, limits: SandboxLimits, directory: Path) -> list[str]:
     """The command under `ulimit` in `directory`, as arguments for `exec`.
 
     Memory is bounded twice: RLIMIT_DATA at what is allowed (what is really written to counts), RLIMIT_AS at four times
-    that, because V8 and Go reserve address space they never use. dash spells the process limit -p, bash -u.
+    that or what the limits say, because V8 and Go reserve address space they never use. dash spells the process limit
+    -p, bash -u.
     """
     kib = limits.memory_bytes >> 10
     settings = [
@@ -98,7 +99,7 @@ def limited(command: str, limits: SandboxLimits, directory: Path) -> list[str]:
         f"ulimit -f {max(limits.file_bytes >> 9, 1)}",
         "ulimit -c 0",
         f"ulimit -d {kib}",
-        f"ulimit -v {kib * 4}",
+        f"ulimit -v {max(kib * 4, limits.address_bytes >> 10)}",
         "ulimit -n 1024",
         f"ulimit -u {limits.max_processes} 2>/dev/null || ulimit -p {limits.max_processes}",
     ]

@@ -25,6 +25,8 @@ from garzone.core.task import Check
 
 INSTALLED = (".venv", "venv", "node_modules")  # not tracked, but what a project's check runs with
 MAX_PINNED = 200  # mounts; the comparison after the run covers the rest
+# V8 reserves 10 GiB of addresses, not of memory, for each WebAssembly memory; vitest has several
+NODE_ADDRESS_BYTES = 64 << 30
 MAX_OUT_BYTES = 64 << 20  # of what a harness script writes; more is not read
 
 
@@ -79,6 +81,8 @@ class Stage:
         self.wall_s = wall_s
         self._worktree = worktree
         self._protected = [name for name in tracked if is_protected(name)]
+        has_node = any(name.rpartition("/")[2] == "package.json" for name in tracked)
+        self._address_bytes = NODE_ADDRESS_BYTES if has_node else 0
         self._free: list[_Place] = []
         self._num_places = 0
         self._gate = asyncio.Semaphore(max(width, 1))
@@ -121,7 +125,7 @@ class Stage:
             node = {"NODE_OPTIONS": f"--require={shlex.quote(str(watcher))}"} if any(map(is_script, watched)) else {}
             environment = {**(environment or {}), **node, "GARZONE_WATCH": paths}
         limit = wall_s or self.wall_s
-        limits = SandboxLimits(wall_s=limit, cpu_s=max(int(limit * 2), 1))
+        limits = SandboxLimits(wall_s=limit, cpu_s=max(int(limit * 2), 1), address_bytes=self._address_bytes)
         async with self._gate, self._place() as place:
             await asyncio.to_thread(place.scene.prepare, contents)
             async with Recorder(place.record) as recorder:

@@ -189,7 +189,10 @@ ProgressCallback = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What a command in the sandbox may use; all are hard limits."""
+    """What a command in the sandbox may use; all are hard limits.
+
+    `address_bytes` is address space, of which more is reserved than used; at least four times `memory_bytes`.
+    """
 
     wall_s: float = 60.0
     cpu_s: int = 60
@@ -197,6 +200,7 @@ class SandboxLimits:
     max_processes: int = 256
     file_bytes: int = 256 << 20
     output_bytes: int = 256 << 10
+    address_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
