@@ -90,6 +90,12 @@ def test_a_prompt_and_a_batch_compile_for_gfx1100(
     runner.prefill([1] * 100, 0)
     scores = runner.score([Row(slot, 0, 1, True) for slot in range(1, 4)])
     assert len(scores[0].highest(3)[0]) == 3
+    program = runner._program  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(program, Program)
+    captured = program._captured.values()  # pyright: ignore[reportPrivateUsage]
+    launched = [launch for one in captured for launch in one.step.programs]
+    assert any(launch.arg.name.startswith("attend_prompt") for launch in launched)
+    assert not any(has_spills(launch.src[3].arg) for launch in launched)
 
 
 def expected(path: Path) -> list[np.ndarray]:
@@ -134,6 +140,20 @@ def test_rows_of_several_slots_share_a_step(tmp_path: Path, monkeypatch: pytest.
         assert_same(got, want[index])
     runner.write_rows(0, 0, 5, kept)
     assert_same(runner.decode(TOKENS[5], 5, slot=0), want[5])
+
+
+@pytest.mark.slow
+def test_a_prompt_gives_what_its_tokens_give_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "hidden": 32, "feed_forward": 32, "vocabulary": 12}
+    path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, **sizes)
+    monkeypatch.setattr("garzone.kernels.gpu.program._SIZES", (1, 2, 4, 8, 16))  # 64 rows take an interpreter minutes
+    runner = gpu_runner(path, DEVICE, monkeypatch, num_ctx=64, num_slots=2)
+    many = (TOKENS * 2)[:9]  # more rows than decode's attention takes
+    cpu = ModelRunner.load(path, num_ctx=64, device="CPU", registry=Registry(portable.OFFERS))
+    want = [cpu.decode(token, position) for position, token in enumerate(many)]
+    assert_same(runner.step([Row(1, i, token, i == 8) for i, token in enumerate(many)])[0], want[-1])
 
 
 def test_the_default_registry_prefers_gpu_kernels_on_gpus_alone() -> None:

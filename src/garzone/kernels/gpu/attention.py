@@ -30,10 +30,10 @@ from garzone.kernels.gpu.activations import (
 )
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, half_to_float
 
-_MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
+MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
 _LOG2_E = 1.4426950408889634
 _MOST_HEADS = 8  # query heads of a wave; more would not leave registers for the key
-_MIN_WAVES = 1000
+MIN_WAVES = 1000
 _MOST_SPLITS = 256
 # Parts cost (size + 2) * 4 bytes a head and split, written and read: with two steps or more a fifth of what a 7B
 # model's wave reads of the cache.
@@ -83,7 +83,7 @@ class Heads:
         """Waves that share the positions of one row: enough to fill the card when the context is long."""
         waves = rows * self.queries // self.together
         most = max(1, self.positions // LANES // _STEPS_OF_A_SPLIT)
-        return max(1, min(-(-_MIN_WAVES // waves), most, _MOST_SPLITS))
+        return max(1, min(-(-MIN_WAVES // waves), most, _MOST_SPLITS))
 
     @property
     def query_scale(self) -> float:
@@ -168,9 +168,9 @@ def _rotated(heads: Heads, x: tuple[UOp, UOp], element: UOp, rope: tuple[UOp, UO
     return inside.where(turned, numbers[base + element].load())
 
 
-def part_floats(heads: Heads, rows: int) -> int:
+def part_floats(heads: Heads, rows: int, splits: int = 0) -> int:
     """Length of what ``attend`` writes: per row, query head and split the sum, its maximum and its weight."""
-    return rows * heads.queries * heads.splits(rows) * (heads.size + 2)
+    return rows * heads.queries * (splits or heads.splits(rows)) * (heads.size + 2)
 
 
 def _shares(length: UOp, splits: int) -> tuple[UOp, UOp]:
@@ -202,7 +202,7 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
         own_steps = (all_steps - split * steps).minimum(steps).maximum(1)  # one, all masked, where there is nothing
         state = UOp.placeholder((together * (share + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
-            UOp.group(*[state[h].store(UOp.const(_MASKED, dtypes.float)) for h in range(together)]),
+            UOp.group(*[state[h].store(UOp.const(MASKED, dtypes.float)) for h in range(together)]),
             UOp.group(*[state[i].store(0.0) for i in range(together, together * (share + 2))]),
         )
         trip = UOp.range(own_steps, 0, AxisType.REDUCE)
@@ -216,7 +216,7 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
         shrinks: list[UOp] = []
         stores: list[UOp] = []
         for h, raw in enumerate(scores):
-            score = inside.where(raw, _MASKED)
+            score = inside.where(raw, MASKED)
             largest = before[h].load().maximum(group.max(score))
             shrink = (before[h].load() - largest).exp2()
             weight = inside.where((score - largest).exp2(), 0.0)
@@ -302,14 +302,16 @@ def _elements(values: UOp, at: UOp, lane: UOp, share: int) -> list[UOp]:
 
 
 def gather_parts(
-    heads: Heads, rows: int, intrinsics: Intrinsics, *, output: str = "float", span: int = GROUP
+    heads: Heads, rows: int, intrinsics: Intrinsics, *, splits: int = 0, output: str = "float", span: int = GROUP
 ) -> Kernel:
     """A kernel that puts the splits' parts together: (out, parts, places).
 
     ``output`` and ``span`` are those of ``activations.quantise``: the result is stored in the form that the next
-    product reads, without a launch of its own.
+    product reads, without a launch of its own. ``splits``: how many there are, all of them written; by default those of
+    ``attend``, which writes no more than a row's position asks for.
     """
-    splits, stride, count = heads.splits(rows), heads.size + 2, heads.queries * heads.size
+    all_written, stride, count = splits > 0, heads.size + 2, heads.queries * heads.size
+    splits = splits or heads.splits(rows)
     threads = threads_for(count)
 
     def kernel(out: UOp, parts: UOp, places: UOp) -> UOp:
@@ -321,9 +323,11 @@ def gather_parts(
         inside = element % heads.size
         all_steps, steps = _shares(place_of(heads, places.flatten(), row).position + 1, splits)
         used = (all_steps + (steps - 1)) // steps  # the splits behind these had nothing to do
+        # (also read where all are written: every argument of a kernel must be used)
+        used = used.maximum(splits) if all_written else used
         state = UOp.placeholder((2 + PER_THREAD,), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
-            state[0].store(UOp.const(_MASKED, dtypes.float)), *[state[i].store(0.0) for i in range(1, 2 + PER_THREAD)]
+            state[0].store(UOp.const(MASKED, dtypes.float)), *[state[i].store(0.0) for i in range(1, 2 + PER_THREAD)]
         )
         split = UOp.range(used.minimum(splits), 0, AxisType.REDUCE)
         before = state.after(split)
@@ -336,7 +340,7 @@ def gather_parts(
         values = [state[i + 2].load() / state[1].load() for i in range(PER_THREAD)]
         group = Group(intrinsics, thread, threads)
         results = store_as(output, Tile(out, row, element, values, count, span), group)
-        name = f"gather_{output}{span}_{rows}_{heads.queries}_{heads.size}_s{splits}"
+        name = f"gather_{output}{span}_{rows}_{heads.queries}_{heads.size}_s{splits}{'_all' * all_written}"
         return UOp.group(*results).sink(arg=described(name), tag=1)
 
     return kernel

@@ -17,7 +17,8 @@ from garzone.kernels.gpu.activations import Kernel
 from garzone.kernels.gpu.attention import Heads, attend, gather_parts, part_floats, rotate_and_store
 from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
 from garzone.kernels.gpu.intrinsics import LANES, described
-from garzone.kernels.gpu.linear import Unrotated
+from garzone.kernels.gpu.linear import MOST_COLUMNS, Unrotated
+from garzone.kernels.gpu.prompt_attention import attend_prompt, cut
 from garzone.kernels.launch import count, launch, start
 from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step, write
 
@@ -94,13 +95,16 @@ class Attention:
             floats = product.as_form(Form("float")) if isinstance(product, Unrotated) else product
             turned = run(rotate_and_store(heads, rows), step, *given, floats, places, self._rope)
         queries, keys, values = turned[:3]
-        parts = empty(self._place, dtypes.float, part_floats(heads, rows))
-        parts = run(attend(heads, rows, self._intrinsics), step, parts, queries, keys, values, places)[0]
+        is_prompt = rows > MOST_COLUMNS
+        splits = cut(heads, rows).splits if is_prompt else 0
+        kernel = (attend_prompt if is_prompt else attend)(heads, rows, self._intrinsics)
+        parts = empty(self._place, dtypes.float, part_floats(heads, rows, splits))
+        parts = run(kernel, step, parts, queries, keys, values, places)[0]
 
         def gathered(form: Form) -> Tensor:
             columns = heads.queries * heads.size
             out = empty(self._place, form.dtype, rows, form.words(columns))
-            kernel = gather_parts(heads, rows, self._intrinsics, output=form.output, span=form.span)
+            kernel = gather_parts(heads, rows, self._intrinsics, splits=splits, output=form.output, span=form.span)
             return run(kernel, step, out, parts, places)[0].reshape(rows, -1)
 
         result = Pending(gathered) if isinstance(step, Batch) else gathered(Form("float"))
