@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from garzone.bench import kernels
 from garzone.bench.synthetic import random_blocks
 from garzone.cli.doctor_kernels import check_kernels
 from garzone.core.errors import DeviceUnavailable
+from garzone.kernels import portable
 from garzone.kernels.cpu.library import MATRIX_TYPES
 from garzone.kernels.dequantise import dequantise_array
+from garzone.kernels.gpu import offers as gpu_offers
 from garzone.kernels.layouts import GGMLType
+from garzone.kernels.registry import Registry
 
 
 def test_every_kernel_of_the_processor_agrees_with_the_reference() -> None:
@@ -24,6 +28,18 @@ def test_every_kernel_of_the_processor_agrees_with_the_reference() -> None:
     assert {(kind, t.name) for kind in ("decode", "prefill") for t in MATRIX_TYPES} <= named
     assert {"attention, decode", "attention, prefill", "norm and rounding", "embed"} <= {kind for kind, _ in named}
     assert [result for result in results if not result.correct] == []
+
+
+def test_kernels_of_graphics_cards_are_given_activations_that_they_hold_exactly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry((*portable.OFFERS, *gpu_offers.offers(("PYTHON",))))
+    monkeypatch.setattr(kernels, "default_registry", lambda: registry)
+    # Q2_K's have one scale for 64 elements, all others' for 32.
+    results = list(islice(kernels.run("PYTHON", [GGMLType.Q2_K], timed=False), 1, 2))
+    assert [(r.implementation, r.correct) for r in results if isinstance(r, kernels.KernelResult)] == [
+        ("PYTHON gpu linear", True)
+    ]
 
 
 def test_a_kernel_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

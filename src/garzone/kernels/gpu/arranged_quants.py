@@ -10,7 +10,9 @@ is its elements 4i to 4i + 3, one to a byte.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -38,16 +40,20 @@ from garzone.kernels.gpu.quants import (
 )
 from garzone.kernels.layouts import BLOCK, GGMLType
 
-_CHUNK = 1 << 14  # blocks arranged at once: what that takes stays in a cache
+_CHUNK = 1 << 12  # blocks arranged at once: what that takes stays in a cache
 
 
 def arranged(ggml_type: GGMLType, raw: np.ndarray) -> np.ndarray:
     """The packed bytes of a matrix in the order that this module's kernels read; the same size."""
-    arrange = _ARRANGE[ggml_type]
     blocks = raw.reshape(-1, BLOCK[ggml_type].bytes)
     out = np.empty_like(blocks)
-    for at in range(0, len(blocks), _CHUNK):
-        arrange(blocks[at : at + _CHUNK], out[at : at + _CHUNK])
+
+    def arrange(at: int) -> None:
+        _ARRANGE[ggml_type](blocks[at : at + _CHUNK], out[at : at + _CHUNK])
+
+    # numpy lets go of the interpreter's lock while it computes: a thread for each core keeps all of them busy.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(arrange, range(0, len(blocks), _CHUNK)))
     return out.reshape(-1)
 
 
