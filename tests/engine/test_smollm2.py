@@ -14,6 +14,7 @@ import pytest
 from garzone.engine.model_runner import ModelRunner
 from garzone.kernels import portable
 from garzone.kernels.registry import Registry, default_registry
+from tests.engine import golden_logits
 from tests.numbers import record_number
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2.npz"
@@ -53,14 +54,7 @@ def prefill(runner: ModelRunner, tokens: list[int], start: int = 0, chunk: int |
 
 def prompts() -> Iterator[tuple[list[int], np.ndarray, dict[str, np.ndarray]]]:
     """Tokens, selected token ids, and their golden logits by who computed them."""
-    with np.load(GOLDEN) as golden:
-        arrays = {name: golden[name] for name in golden.files}
-    token_ends, selected_ends = np.cumsum(arrays["num_tokens"]), np.cumsum(arrays["num_selected"])
-    for index, (token_end, selected_end) in enumerate(zip(token_ends, selected_ends, strict=True)):
-        part = slice(selected_end - arrays["num_selected"][index], selected_end)
-        tokens = arrays["tokens"][token_end - arrays["num_tokens"][index] : token_end]
-        rows = {name: arrays[name][part] for name in ("reference", "llama_flash", "llama_plain")}
-        yield [int(token) for token in tokens], arrays["selected"][part].astype(np.int64), rows
+    return golden_logits.prompts(GOLDEN)
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:

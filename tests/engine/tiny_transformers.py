@@ -32,11 +32,13 @@ class Variant:
     tied: bool = False
     vocab_size: int = 260
     seed: int = 0
+    window: int = 0  # of Gemma's local layers
+    global_every: int = 6
 
     def config(self) -> dict[str, Any]:
         """config.json."""
         return {
-            "architectures": ["LlamaForCausalLM" if self.architecture == "llama" else "Qwen2ForCausalLM"],
+            "architectures": [_CLASSES[self.architecture]],
             "model_type": self.architecture,
             "hidden_size": self.hidden,
             "intermediate_size": self.feed_forward,
@@ -51,7 +53,24 @@ class Variant:
             "tie_word_embeddings": self.tied,
             "hidden_act": "silu",
             "torch_dtype": "float32",
+        } | (self._gemma_config() if self.architecture == "gemma3" else {})
+
+    def _gemma_config(self) -> dict[str, Any]:
+        everywhere = {"rope_type": "default", "rope_theta": self.rope_base, **dict(self.rope_scaling)}
+        nearby = {"rope_type": "default", "rope_theta": LOCAL_BASE}
+        return {
+            "model_type": "gemma3_text",
+            "rope_parameters": {"full_attention": everywhere, "sliding_attention": nearby},
+            "query_pre_attn_scalar": self.head_dim,
+            "sliding_window": self.window,
+            "sliding_window_pattern": self.global_every,
+            "hidden_activation": "gelu_pytorch_tanh",
         }
+
+    @property
+    def norm_weight(self) -> float:
+        """What the weights of norms lie around: Gemma's are what is added to 1."""
+        return 0.0 if self.architecture == "gemma3" else 1.0
 
     def weights(self) -> dict[str, np.ndarray]:
         """Tensors by their names in a safetensors file."""
@@ -64,11 +83,19 @@ class Variant:
             return (around + 0.1 * rng.standard_normal(size)).astype(np.float32)
 
         query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        tensors = {"model.embed_tokens.weight": matrix(self.vocab_size, self.hidden) * np.float32(self.hidden**0.5)}
+        # Gemma multiplies what it embeds by that root
+        spread = 1.0 if self.architecture == "gemma3" else self.hidden**0.5
+        tensors = {"model.embed_tokens.weight": matrix(self.vocab_size, self.hidden) * np.float32(spread)}
         for index in range(self.num_layers):
             block = f"model.layers.{index}."
-            tensors[block + "input_layernorm.weight"] = vector(self.hidden, 1.0)
-            tensors[block + "post_attention_layernorm.weight"] = vector(self.hidden, 1.0)
+            tensors[block + "input_layernorm.weight"] = vector(self.hidden, self.norm_weight)
+            tensors[block + "post_attention_layernorm.weight"] = vector(self.hidden, self.norm_weight)
+            if self.architecture == "gemma3":
+                tensors[block + "pre_feedforward_layernorm.weight"] = vector(self.hidden, self.norm_weight)
+                tensors[block + "post_feedforward_layernorm.weight"] = vector(self.hidden, self.norm_weight)
+            if self.architecture in ("gemma3", "qwen3"):
+                for part in "qk":
+                    tensors[f"{block}self_attn.{part}_norm.weight"] = vector(self.head_dim, self.norm_weight)
             for part, rows in (("q", query), ("k", key), ("v", key)):
                 tensors[f"{block}self_attn.{part}_proj.weight"] = matrix(rows, self.hidden)
                 if self.architecture == "qwen2":
@@ -77,7 +104,7 @@ class Variant:
             tensors[block + "mlp.gate_proj.weight"] = matrix(self.feed_forward, self.hidden)
             tensors[block + "mlp.up_proj.weight"] = matrix(self.feed_forward, self.hidden)
             tensors[block + "mlp.down_proj.weight"] = matrix(self.hidden, self.feed_forward)
-        tensors["model.norm.weight"] = vector(self.hidden, 1.0)
+        tensors["model.norm.weight"] = vector(self.hidden, self.norm_weight)
         if not self.tied:
             tensors["lm_head.weight"] = matrix(self.vocab_size, self.hidden)
         return tensors
@@ -102,7 +129,26 @@ VARIANTS = (
     ),
     Variant("qwen2", "qwen2", rope_base=1000000.0, seed=4),
     Variant("qwen2-tied", "qwen2", num_heads=6, num_kv_heads=2, tied=True, seed=5),
+    Variant("qwen3", "qwen3", rope_base=1000000.0, head_dim=32, tied=True, seed=6),
+    Variant("gemma3", "gemma3", num_layers=4, num_kv_heads=1, tied=True, window=8, global_every=3, seed=7),
+    Variant(
+        "gemma3-linear-rope",
+        "gemma3",
+        num_layers=7,
+        rope_base=1000000.0,
+        rope_scaling=(("rope_type", "linear"), ("factor", 8.0)),
+        tied=True,
+        window=24,
+        seed=8,
+    ),
 )
+LOCAL_BASE = 10000.0
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+}
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -113,6 +159,8 @@ _NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.o_proj": "attn_output",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -120,11 +168,18 @@ _NAMES = {
 }
 
 
-def _gguf_name(name: str) -> str:
+_NAMES_OF_GEMMA = _NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def _gguf_name(name: str, architecture: str) -> str:
     stem, kind = name.rsplit(".", 1)
     if stem.startswith("model.layers."):
         _, _, index, rest = stem.split(".", 3)
-        return f"blk.{index}.{_NAMES[rest]}.{kind}"
+        return f"blk.{index}.{(_NAMES_OF_GEMMA if architecture == 'gemma3' else _NAMES)[rest]}.{kind}"
     return f"{_NAMES[stem]}.{kind}"
 
 
@@ -151,14 +206,22 @@ def _llama3_factors(variant: Variant) -> np.ndarray:
 
 def write_converted(variant: Variant, path: Path) -> Path:
     """The variant as a GGUF file."""
+    tensors, metadata = converted(variant)
+    return write_gguf(path, metadata, tensors)
+
+
+def converted(variant: Variant) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The variant's tensors and metadata as a GGUF file has them."""
     tensors: dict[str, np.ndarray] = {}
     for name, tensor in variant.weights().items():
-        converted = tensor
+        stored = tensor
         if variant.architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = variant.num_heads if "q_proj" in name else variant.num_kv_heads
             halves = tensor.reshape(heads, 2, variant.head_dim // 2, -1)
-            converted = halves.swapaxes(1, 2).reshape(tensor.shape)
-        tensors[_gguf_name(name)] = converted
+            stored = halves.swapaxes(1, 2).reshape(tensor.shape)
+        elif variant.architecture == "gemma3" and name.endswith("norm.weight"):
+            stored = tensor + np.float32(1)
+        tensors[_gguf_name(name, variant.architecture)] = stored
     scaling, prefix = dict(variant.rope_scaling), variant.architecture
     metadata: dict[str, Any] = {
         "general.architecture": prefix,
@@ -175,8 +238,12 @@ def write_converted(variant: Variant, path: Path) -> Path:
         f"{prefix}.rope.dimension_count": variant.head_dim,
         **tiny_vocabulary(),
     }
+    if variant.window:
+        metadata[f"{prefix}.attention.sliding_window"] = variant.window
+    if variant.global_every != 6:  # what a file without the key means
+        metadata[f"{prefix}.attention.sliding_window_pattern"] = variant.global_every
     if scaling.get("rope_type") == "linear":
         metadata |= {f"{prefix}.rope.scaling.type": "linear", f"{prefix}.rope.scaling.factor": scaling["factor"]}
     if scaling.get("rope_type") == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(variant)
-    return write_gguf(path, metadata, tensors)
+    return tensors, metadata

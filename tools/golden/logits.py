@@ -1,6 +1,7 @@
-"""Golden logits of SmolLM2-135M: by the float64 reference and by llama.cpp, with and without flash attention.
+"""Golden logits of SmolLM2-135M or Gemma 3 270M: by the float64 reference and by llama.cpp, flash attention or not.
 
     python tools/golden/logits.py SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.npz
+    python tools/golden/logits.py gemma-3-270m-q4_k_m.gguf tests/golden/gemma3.npz
 
 Needs llama-cpp-python (built for this machine) and gguf. Keeps, of each prompt's last row, the logits of some tokens
 (the likeliest and a random choice), and the RMS error over the whole vocabulary.
@@ -78,9 +79,10 @@ def llama_logits(path: Path, prompts: list[list[int]], *, flash: bool) -> list[n
 
 def main(path: Path, out: Path) -> None:
     model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-    prompts = [model.tokenize(text.encode(), add_bos=False, special=True) for text in PROMPTS]
+    add_bos = model.metadata.get("tokenizer.ggml.add_bos_token") == "true"
+    prompts = [model.tokenize(text.encode(), add_bos=add_bos, special=True) for text in PROMPTS]
     reference = Reference(path)
-    truth = [reference.logits(tokens)[-1] for tokens in prompts]
+    truth = [reference.logits(tokens, last_only=True)[-1] for tokens in prompts]
     flash, plain = (llama_logits(path, prompts, flash=flash) for flash in (True, False))
 
     def rms(rows: list[np.ndarray]) -> np.ndarray:
@@ -95,10 +97,11 @@ def main(path: Path, out: Path) -> None:
     def selected(rows: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([row[at] for row, at in zip(rows, chosen, strict=True)]).astype(np.float32)
 
+    id_type = np.min_scalar_type(model.n_vocab())
     arrays = {
-        "tokens": np.concatenate([np.array(tokens, np.uint16) for tokens in prompts]),
+        "tokens": np.concatenate([np.array(tokens, id_type) for tokens in prompts]),
         "num_tokens": np.array([len(tokens) for tokens in prompts]),
-        "selected": np.concatenate(chosen).astype(np.uint16),
+        "selected": np.concatenate(chosen).astype(id_type),
         "num_selected": np.array([len(at) for at in chosen]),
         "reference": selected(truth),
         "llama_flash": selected(flash),

@@ -64,15 +64,15 @@ class ModelRunner:
         self._captured: dict[tuple[int, str], Captured] = {}
         self._program = None
         if can_record(registry.chosen):
-            caches = new_caches(decoder.attention, decoder.num_layers, num_slots)
+            caches = new_caches(decoder.attentions, num_slots)
             self._cache = KVCache(config.num_ctx, num_slots, [caches])
             self._program = record(place, decoder.states, decoder.output, caches)
         elif can_batch(registry.chosen):
-            caches = new_gpu_caches(decoder.attention, decoder.num_layers, num_slots)
+            caches = new_gpu_caches(decoder.attentions, num_slots)
             self._cache = KVCache(config.num_ctx, num_slots, [caches])
             self._program = GpuProgram(place, decoder.states, decoder.output, caches, config.vocab_size)
         else:
-            banks = [[decoder.attention.new_cache() for _ in range(decoder.num_layers)] for _ in range(num_slots)]
+            banks = [[attention.new_cache() for attention in decoder.attentions] for _ in range(num_slots)]
             self._cache = KVCache(config.num_ctx, num_slots, banks)
 
     @classmethod
@@ -125,7 +125,7 @@ class ModelRunner:
     def _cache_itemsize(self) -> int:
         """Bytes of a cached number."""
         # The GPU kernels keep two to an element.
-        is_packed = isinstance(self._decoder.attention, GpuAttention)
+        is_packed = isinstance(self._decoder.attentions[0], GpuAttention)
         return 2 if is_packed else self._cache.banks[0][0][0].dtype.itemsize
 
     @property
@@ -233,12 +233,11 @@ class ModelRunner:
             self._cache.check_valid(from_slot, 0, num_rows)
             (source, index), (target, to_index) = self._cache.locate(from_slot), self._cache.locate(to_slot)
             if source is target:
-                for layer in source:
-                    self._decoder.attention.copy_rows(layer, index, to_index, num_rows)
+                for attention, layer in zip(self._decoder.attentions, source, strict=True):
+                    attention.copy_rows(layer, index, to_index, num_rows)
             else:
-                for layer, to_layer in zip(source, target, strict=True):
-                    rows = self._decoder.attention.read_rows(layer, index, 0, num_rows)
-                    self._decoder.attention.write_rows(to_layer, to_index, 0, rows)
+                for attention, layer, to_layer in zip(self._decoder.attentions, source, target, strict=True):
+                    attention.write_rows(to_layer, to_index, 0, attention.read_rows(layer, index, 0, num_rows))
         self._cache.wrote(to_slot, 0, num_rows)
 
     def read_rows(self, slot: int, start: int, count: int) -> bytes:
@@ -249,7 +248,8 @@ class ModelRunner:
         """
         self._cache.check_valid(slot, start, count)
         layers, index = self._cache.locate(slot)
-        return to_bytes([self._decoder.attention.read_rows(layer, index, start, count) for layer in layers])
+        parts = zip(self._decoder.attentions, layers, strict=True)
+        return to_bytes([attention.read_rows(layer, index, start, count) for attention, layer in parts])
 
     def write_rows(self, slot: int, start: int, count: int, data: bytes) -> None:
         """Put rows back that `read_rows` gave; those behind them are lost.
@@ -264,8 +264,8 @@ class ModelRunner:
         if len(data) != int(np.prod(shape)) * itemsize:
             raise ValueError(f"{len(data)} bytes are not {count} rows of this model")
         rows = np.frombuffer(data, np.float16 if itemsize == 2 else np.float32).reshape(shape)
-        for layer, values in zip(layers, rows, strict=True):
-            self._decoder.attention.write_rows(layer, index, start, values)
+        for attention, layer, values in zip(self._decoder.attentions, layers, rows, strict=True):
+            attention.write_rows(layer, index, start, values)
         self._cache.wrote(slot, start, count)
 
     def traffic(self, position: int) -> Traffic | None:

@@ -32,10 +32,11 @@ class _Attention:
         self.spec = spec
         self.place = place
         self.positions = -(-place.num_ctx // PANEL) * PANEL
-        key = ("rope", spec.rope.tobytes())
-        if key not in place.shared:
-            place.shared[key] = place.upload(spec.rope.astype("float32"))
-        self.rope: Tensor = place.shared[key]
+        self.rope: Tensor = place.made_of(spec.rope, "rope", lambda: place.upload(spec.rope.astype("float32")))
+        norms = [spec.q_norm, spec.k_norm]
+        if any(norm is not None for norm in norms):
+            ones = np.ones(spec.head_dim, np.float32)
+            self.norms = place.upload(np.stack([ones if norm is None else norm for norm in norms]).astype(np.float32))
         self.cache_dtype = dtypes.float32 if spec.exact_cache else dtypes.float16
         self.row = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
 
@@ -75,6 +76,8 @@ class _Attention:
         """See AttentionFunction."""
         spec = self.spec
         width = spec.num_heads * spec.head_dim
+        if spec.q_norm is not None or spec.k_norm is not None:
+            qkv = launch(self._normalise(step), step, empty(step, step.rows, self.row), qkv, self.norms)[0]
         query, keys, values = launch(
             self._rotate_and_store(step), step, empty(step, step.rows, width), *cache, qkv, self.rope
         )[:3]
@@ -83,6 +86,32 @@ class _Attention:
         weights = launch(self._softmax(step), step, empty(step, size), scores)[0]
         out = launch(self._weighted_sum(step), step, empty(step, step.rows, width), weights, values)[0]
         return out, (keys, values)
+
+    def _normalise(self, step: Step) -> Kernel:
+        """Each head of queries and keys divided by its root mean square, times the weights; values as they are."""
+        spec, head_dim = self.spec, self.spec.head_dim
+
+        def kernel(out: UOp, qkv: UOp, norms: UOp) -> UOp:
+            out, qkv, norms = out.flatten(), qkv.flatten(), norms.flatten()
+            stores: list[UOp] = []
+            next_range = iter(range(100))
+            first = 0
+            for which, norm in enumerate((spec.q_norm, spec.k_norm, None)):
+                heads = spec.num_heads if which == 0 else spec.num_kv_heads
+                t, head = UOp.range(count(step), next(next_range)), UOp.range(heads, next(next_range))
+                base = t * self.row + (head + first) * head_dim
+                d = UOp.range(head_dim, next(next_range))
+                value = qkv[base + d]
+                if norm is not None:
+                    each = UOp.range(head_dim, next(next_range), AxisType.REDUCE)
+                    square = qkv[base + each] * qkv[base + each]
+                    scale = (sum_over(square, each) * (1.0 / head_dim) + spec.norm_eps).sqrt().reciprocal()
+                    value = value * scale * norms[which * head_dim + d]
+                stores.append(out[base + d].store(value).end(t, head, d))
+                first += heads
+            return UOp.sink(*stores, arg=info(f"normalise_heads_{head_dim}"))
+
+        return kernel
 
     def _rotate_and_store(self, step: Step) -> Kernel:
         spec, half = self.spec, self.spec.rope_dims // 2
@@ -148,9 +177,10 @@ class _Attention:
             lane, d = UOp.range(PANEL, 4, AxisType.UPCAST), UOp.range(head_dim, 5, AxisType.REDUCE)
             head = kv * group + member
             key = keys[((kv * (self.positions // PANEL) + panel) * head_dim + d) * PANEL + lane].cast(F32)
-            dot = sum_over(key * query[(t * spec.num_heads + head) * head_dim + d], d) * head_dim**-0.5
-            p = panel * PANEL + lane
-            value = (p <= start(step) + t).where(dot, UOp.const(_MASKED, F32))
+            dot = sum_over(key * query[(t * spec.num_heads + head) * head_dim + d], d) * spec.score_scale
+            p, own = panel * PANEL + lane, start(step) + t
+            is_seen = (p <= own) & (own < p + spec.window) if spec.window else p <= own
+            value = is_seen.where(dot, UOp.const(_MASKED, F32))
             at = (t * spec.num_heads + head) * self.positions + p
             return scores[at].store(value).end(kv, panel, t, member, lane).sink(arg=info(f"scores_{head_dim}"))
 

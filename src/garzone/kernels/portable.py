@@ -23,7 +23,7 @@ from garzone.kernels.attention import build_attention
 from garzone.kernels.dequantise import dequantise, dequantise_array
 from garzone.kernels.launch import F32, PANEL, Kernel, count, empty, info, launch, split, sum_over
 from garzone.kernels.layouts import GGMLType
-from garzone.kernels.registry import EmbedSpec, LinearSpec, Matrix, Offer, Operation, Place, Step
+from garzone.kernels.registry import EmbedSpec, Gate, LinearSpec, Matrix, Offer, Operation, Place, Step
 
 _log = logging.getLogger(__name__)
 
@@ -114,18 +114,21 @@ def _panels(matrices: tuple[Matrix, ...], place: Place, *, pad: bool = False) ->
 # --- kernels
 
 
-def _embed_kernel(step: Step, columns: int, width: int) -> Kernel:
+def _embed_kernel(step: Step, columns: int, width: int, scale: float) -> Kernel:
     def kernel(out: UOp, table: UOp, tokens: UOp) -> UOp:
         t, k = UOp.range(count(step), 0), UOp.range(columns, 1)
         token = tokens[t]
         value = table.flatten()[(token // width) * (columns * width) + k * width + token % width]
-        return out.flatten()[t * columns + k].store(value.cast(F32)).end(t, k).sink(arg=info(f"embed_{columns}"))
+        value = value.cast(F32) * scale if scale != 1 else value.cast(F32)
+        return out.flatten()[t * columns + k].store(value).end(t, k).sink(arg=info(f"embed_{columns}"))
 
     return kernel
 
 
 def _norm_kernel(step: Step, columns: int, eps: float, *, last_row: bool) -> Kernel:
-    def kernel(out: UOp, x: UOp, weight: UOp) -> UOp:
+    """RMS norm of each row, or of the last one; added to a fourth buffer where there is one."""
+
+    def kernel(out: UOp, x: UOp, weight: UOp, *residual: UOp) -> UOp:
         rows = count(step)
         t = UOp.range(1 if last_row else rows, 0)
         source = (rows - 1) * columns if last_row else t * columns
@@ -136,16 +139,26 @@ def _norm_kernel(step: Step, columns: int, eps: float, *, last_row: bool) -> Ker
         k2, lane2 = UOp.range(columns // wide, 3), UOp.range(wide, 4, AxisType.UPCAST)
         at = k2 * wide + lane2
         normed = x.flatten()[source + at] * scale * weight[at]
-        name = f"norm_{columns}" + ("_last" if last_row else "")
+        if residual:
+            normed = normed + residual[0].flatten()[t * columns + at]
+        name = f"norm_{columns}" + ("_last" if last_row else "") + ("_add" if residual else "")
         return out.flatten()[t * columns + at].store(normed).end(t, k2, lane2).sink(arg=info(name))
 
     return kernel
 
 
-def _matmul_kernel(step: Step, panels: _Panels, *, rows: UOp | int, gated: bool, bias: bool, residual: bool) -> Kernel:
+def _gated(gate: Gate, x: UOp) -> UOp:
+    """GELU's tanh is written as the sigmoid of twice its argument."""
+    inside = x if gate is Gate.SILU else (x + x * x * x * 0.044715) * 1.5957691216057308
+    return x * ((inside * -1.4426950408889634).exp2() + 1.0).reciprocal()
+
+
+def _matmul_kernel(
+    step: Step, panels: _Panels, *, rows: UOp | int, gate: Gate | None, bias: bool, residual: bool
+) -> Kernel:
     columns, width, num_panels = panels.columns, panels.width, panels.shape[0]
     # Panels side by side hide the latency of the additions: four are best for one row, two for many.
-    together = 1 if gated else split(num_panels, 4 if isinstance(rows, int) else 2)
+    together = 1 if gate else split(num_panels, 4 if isinstance(rows, int) else 2)
 
     def kernel(out: UOp, x: UOp, *operands: UOp) -> UOp:
         given = list(operands)
@@ -163,14 +176,14 @@ def _matmul_kernel(step: Step, panels: _Panels, *, rows: UOp | int, gated: bool,
         value = dot(given.pop(0))
         if bias:
             value = value + given.pop(0)[column]
-        if gated:
-            value = value * ((value * -1.4426950408889634).exp2() + 1.0).reciprocal() * dot(given.pop(0))
+        if gate:
+            value = _gated(gate, value) * dot(given.pop(0))
         at = t * panels.rows + column
         if residual:
             value = value + given.pop(0).flatten()[at]
         name = "_".join(
             [
-                "gated" if gated else "matmul",
+                f"gated_{gate.value}" if gate else "matmul",
                 *(["bias"] if bias else []),
                 *(["add"] if residual else []),
                 f"{panels.rows}_{columns}",
@@ -188,7 +201,7 @@ def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor]:
     panels = _panels(spec.matrices, place, pad=True)
 
     def embed(step: Step) -> Tensor:
-        kernel = _embed_kernel(step, panels.columns, panels.width)
+        kernel = _embed_kernel(step, panels.columns, panels.width, spec.scale)
         return launch(kernel, step, empty(step, step.rows, panels.columns), panels.tensor(), step.tokens)[0]
 
     return embed
@@ -200,6 +213,7 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor]:
     stored = [_panels(group, place, pad=spec.last_row) for group in groups]
     norm = None if spec.norm is None else place.upload(spec.norm.astype(np.float32))
     bias = None if spec.bias is None else place.upload(spec.bias.astype(np.float32))
+    post_norm = None if spec.post_norm is None else place.upload(spec.post_norm.astype(np.float32))
     columns, out_columns = spec.columns, stored[0].rows
 
     def linear(x: Tensor, step: Step, residual: Tensor | None = None) -> Tensor:
@@ -209,16 +223,21 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor]:
             x = launch(kernel, step, empty(step, rows, columns), x, norm)[0]
         operands = [stored[0].tensor(), *([] if bias is None else [bias])]
         operands += [panels.tensor() for panels in stored[1:]]
-        operands += [] if residual is None else [residual]
+        operands += [] if residual is None or post_norm is not None else [residual]
         kernel = _matmul_kernel(
             step,
             stored[0],
             rows=1 if spec.last_row else count(step),
-            gated=spec.gated,
+            gate=spec.gate if spec.gated else None,
             bias=bias is not None,
-            residual=residual is not None,
+            residual=residual is not None and post_norm is None,
         )
-        return launch(kernel, step, empty(step, rows, out_columns), x, *operands)[0]
+        y = launch(kernel, step, empty(step, rows, out_columns), x, *operands)[0]
+        if post_norm is None:
+            return y
+        added = [] if residual is None else [residual]
+        kernel = _norm_kernel(step, out_columns, spec.norm_eps, last_row=False)
+        return launch(kernel, step, empty(step, rows, out_columns), y, post_norm, *added)[0]
 
     return linear
 

@@ -10,7 +10,7 @@ from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
 from garzone.kernels.dequantise import dequantise
-from garzone.kernels.registry import AttentionSpec, EmbedSpec, LinearSpec, Matrix, RopePairs
+from garzone.kernels.registry import AttentionSpec, EmbedSpec, Gate, LinearSpec, Matrix, RopePairs
 
 
 def unpacked(matrix: Matrix, device: str | None = None) -> Tensor:
@@ -26,7 +26,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def embed(spec: EmbedSpec, tokens: Tensor) -> Tensor:
     """Tokens (rows,) to (rows, columns)."""
-    return unpacked(spec.table, tokens.device if isinstance(tokens.device, str) else None)[tokens]
+    return unpacked(spec.table, tokens.device if isinstance(tokens.device, str) else None)[tokens] * spec.scale
 
 
 def linear(spec: LinearSpec, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -37,10 +37,17 @@ def linear(spec: LinearSpec, x: Tensor, residual: Tensor | None = None) -> Tenso
     if spec.norm is not None:
         x = rms_norm(x, Tensor(spec.norm, device=device), spec.norm_eps)
     products = [x.matmul(unpacked(matrix, device).transpose(0, 1), dtype=dtypes.float32) for matrix in spec.matrices]
-    y = products[0].silu() * products[1] if spec.gated else products[0].cat(*products[1:], dim=-1)
+    y = gated(spec.gate, products[0]) * products[1] if spec.gated else products[0].cat(*products[1:], dim=-1)
     if spec.bias is not None:
         y = y + Tensor(spec.bias, device=device)
+    if spec.post_norm is not None:
+        y = rms_norm(y, Tensor(spec.post_norm, device=device), spec.norm_eps)
     return y if residual is None else y + residual
+
+
+def gated(gate: Gate, x: Tensor) -> Tensor:
+    """What a gate makes of its input."""
+    return x.silu() if gate is Gate.SILU else 0.5 * x * (1 + (0.7978845608 * (x + 0.044715 * x * x * x)).tanh())
 
 
 def rotate(x: Tensor, rope: Tensor, pairs: RopePairs) -> Tensor:
@@ -62,9 +69,14 @@ def split_qkv(spec: AttentionSpec, qkv: Tensor, start: int) -> tuple[Tensor, Ten
     rows, dim = int(qkv.shape[0]), spec.head_dim
     q_end, k_end = spec.num_heads * dim, (spec.num_heads + spec.num_kv_heads) * dim
     rope = Tensor(spec.rope[start : start + rows], device=qkv.device)
+    q, k = qkv[:, :q_end].reshape(rows, spec.num_heads, dim), qkv[:, q_end:k_end].reshape(rows, spec.num_kv_heads, dim)
+    if spec.q_norm is not None:
+        q = rms_norm(q, Tensor(spec.q_norm, device=qkv.device), spec.norm_eps)
+    if spec.k_norm is not None:
+        k = rms_norm(k, Tensor(spec.k_norm, device=qkv.device), spec.norm_eps)
     return (
-        rotate(qkv[:, :q_end].reshape(rows, spec.num_heads, dim), rope, spec.rope_pairs),
-        rotate(qkv[:, q_end:k_end].reshape(rows, spec.num_kv_heads, dim), rope, spec.rope_pairs),
+        rotate(q, rope, spec.rope_pairs),
+        rotate(k, rope, spec.rope_pairs),
         qkv[:, k_end:].reshape(rows, spec.num_kv_heads, dim),
     )
 
@@ -77,7 +89,9 @@ def attend(spec: AttentionSpec, qkv: Tensor) -> Tensor:
     rows, group = int(qkv.shape[0]), spec.num_heads // spec.num_kv_heads
     q, k, v = split_qkv(spec, qkv, 0)
     k, v = (x.repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
-    scores = q.transpose(0, 1).matmul(k.transpose(-1, -2)) * spec.head_dim**-0.5
-    future = Tensor.ones(rows, rows, dtype=dtypes.bool, device=qkv.device).triu(1)
-    weights = future.where(float("-inf"), scores).softmax(-1)
+    scores = q.transpose(0, 1).matmul(k.transpose(-1, -2)) * spec.score_scale
+    hidden = Tensor.ones(rows, rows, dtype=dtypes.bool, device=qkv.device).triu(1)
+    if spec.window:
+        hidden = hidden | Tensor.ones(rows, rows, dtype=dtypes.bool, device=qkv.device).tril(-spec.window)
+    weights = hidden.where(float("-inf"), scores).softmax(-1)
     return weights.matmul(v).transpose(0, 1).reshape(rows, -1)

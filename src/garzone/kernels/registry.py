@@ -13,6 +13,8 @@ Implementations may leave any garbage in the rows behind them.
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +27,8 @@ from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
 from garzone.kernels.layouts import GGMLType
+
+_log = logging.getLogger(__name__)
 
 
 class Operation(Enum):
@@ -40,6 +44,13 @@ class RopePairs(Enum):
 
     ADJACENT = "adjacent"
     HALVES = "halves"
+
+
+class Gate(Enum):
+    """What the first half of a gated feed-forward goes through: x * sigmoid(x), or GELU's approximation by tanh."""
+
+    SILU = "silu"
+    GELU = "gelu"
 
 
 def _keep() -> None:
@@ -63,9 +74,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class EmbedSpec:
-    """Rows of a table: tokens (rows,) int32 -> (rows, columns) float32."""
+    """Rows of a table, times `scale`: tokens (rows,) int32 -> (rows, columns) float32."""
 
     table: Matrix
+    scale: float = 1.0
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -75,11 +87,12 @@ class EmbedSpec:
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """`y = residual + act(norm(x) @ W.T + bias)`, with only the parts that are asked for.
+    """`y = residual + post_norm(act(norm(x) @ W.T + bias))`, with only the parts that are asked for.
 
-    The rows of `matrices` are stacked (q, k, v). `norm` is the weight of an RMS norm of the input. With `gated` there
-    are two matrices, gate and up, and y = silu(x @ gate.T) * (x @ up.T). With `last_row` only the last real row is
-    computed, and the result is (1, rows of W); there it may be padded with more columns.
+    The rows of `matrices` are stacked (q, k, v). `norm` is the weight of an RMS norm of the input, `post_norm` of
+    one of the result, both with `norm_eps`. With `gated` there are two matrices, gate and up, and
+    y = gate(x @ gate.T) * (x @ up.T). With `last_row` only the last real row is computed, and the result is
+    (1, rows of W); there it may be padded with more columns.
     """
 
     matrices: tuple[Matrix, ...]
@@ -89,6 +102,8 @@ class LinearSpec:
     gated: bool = False
     residual: bool = False
     last_row: bool = False
+    gate: Gate = Gate.SILU
+    post_norm: np.ndarray | None = None
 
     @property
     def columns(self) -> int:
@@ -108,6 +123,9 @@ class AttentionSpec:
     Input rows hold q (num_heads * head_dim), k and v (num_kv_heads * head_dim each). `rope` is (num_ctx, dims / 2, 2):
     cosine and sine; the first `dims` elements of a head are rotated, the rest pass. With `exact_cache` (models in
     float32) keys and values are kept as float32 rather than float16.
+
+    `q_norm` and `k_norm` (head_dim,) are weights of an RMS norm of each head before it is rotated. `window` is how many
+    positions a row sees, its own included; 0 for all. Scores are multiplied by `scale`, or by head_dim ** -0.5.
     """
 
     num_heads: int
@@ -117,6 +135,16 @@ class AttentionSpec:
     rope_pairs: RopePairs
     exact_cache: bool = False
     matrices: tuple[Matrix, ...] = ()
+    q_norm: np.ndarray | None = None
+    k_norm: np.ndarray | None = None
+    norm_eps: float = 0.0
+    window: int = 0
+    scale: float | None = None
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
 
     @property
     def rope_dims(self) -> int:
@@ -141,6 +169,19 @@ class Place:
     dense_bytes: int
     memory_bytes: int = 0
     shared: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    def warn_once(self, message: str) -> None:
+        """Log what whoever waits for a slow model should know, once for all places that say the same."""
+        if self.shared.setdefault(("warned", message), self) is self:
+            self.shared["warned", message] = None
+            _log.warning(message)
+
+    def made_of(self, array: np.ndarray, kind: str, make: Callable[[], Any]) -> Any:
+        """What `make` makes of that very array, made once: layers share tables that are too large to be compared."""
+        found = self.shared.get((kind, id(array)))
+        if found is None or found[0]() is not array:
+            found = self.shared[kind, id(array)] = (weakref.ref(array), make())
+        return found[1]
 
     def upload(self, array: np.ndarray) -> Tensor:
         """The array as a realised tensor on the device."""

@@ -233,6 +233,7 @@ def load_model(load: Load) -> Model:
     from garzone.engine.sampler import Sampler as EngineSampler  # noqa: PLC0415
     from garzone.text.chat_template import ChatTemplate  # noqa: PLC0415
     from garzone.text.detokenizer import Detokenizer as TextDetokenizer  # noqa: PLC0415
+    from garzone.text.family_template import template_of  # noqa: PLC0415
     from garzone.text.grammar import GrammarCompiler  # noqa: PLC0415
     from garzone.text.tokenizer import Tokenizer as TextTokenizer  # noqa: PLC0415
 
@@ -250,7 +251,7 @@ def load_model(load: Load) -> Model:
     def compile_template(source: str) -> Template:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
-    source = load.template or metadata.get("tokenizer.chat_template")
+    source = load.template or template_of(metadata)
     engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device, num_slots=max(1, load.num_slots))
     engine.warm_up()
     compiler = GrammarCompiler(tokenizer)

@@ -19,6 +19,7 @@ from garzone.runner.model import FillIn, Template, Tokenizer, fill_in_of
 from garzone.runner.rendering import render
 from garzone.runner.support import with_model_defaults
 from garzone.text.chat_template import ChatTemplate, is_go_template
+from garzone.text.family_template import template_of
 
 MAX_READERS: Final = 2  # tens of megabytes each
 
@@ -82,6 +83,6 @@ def _read(details: ModelDetails) -> Reader:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
     given = "" if is_go_template(details.template) else details.template
-    source = given or metadata.get("tokenizer.chat_template")
+    source = given or template_of(metadata)
     template = compile_template(source) if source else None
     return Reader(tokenizer, template, compile_template, fill_in_of(tokenizer.vocabulary))

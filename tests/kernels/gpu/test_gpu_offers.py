@@ -9,13 +9,14 @@ from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import GGUFError
-from garzone.kernels import reference
+from garzone.kernels import portable, reference
 from garzone.kernels.gpu import offers
 from garzone.kernels.launch import variables
 from garzone.kernels.layouts import GGMLType
 from garzone.kernels.registry import (
     AttentionSpec,
     EmbedSpec,
+    Gate,
     LinearSpec,
     Matrix,
     Place,
@@ -174,3 +175,28 @@ def test_sizes_that_the_kernels_cannot_cut_are_declined():
         registry().build(AttentionSpec(2, 2, 24, rope, RopePairs.HALVES), place())
     with pytest.raises(LookupError):
         registry().build(LinearSpec((matrix(4, 24, GGMLType.F16),)), place())
+
+
+ROPE = np.zeros((NUM_CTX, 16, 2), np.float32)
+HEADS = AttentionSpec(2, 1, 32, ROPE, RopePairs.HALVES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "missing"),
+    [
+        (EmbedSpec(matrix(9, 256, Q8), scale=16.0), "scaled embeddings"),
+        (replace(LINEARS["gated, one type"], gate=Gate.GELU), "gelu gates"),
+        (LinearSpec((matrix(5, 96, Q8),), residual=True, post_norm=vector(5)), "whose result is normalised"),
+        (replace(HEADS, q_norm=vector(32), k_norm=vector(32)), "norms of queries and keys"),
+        (replace(HEADS, window=8), "within a window"),
+        (replace(HEADS, scale=1.0), "its own scale"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_kernels_would_leave_out_is_left_to_the_portable_ones_and_said_once(spec, missing, caplog):
+    where = place()
+    both = Registry((*portable.OFFERS, *offers.offers((DEVICE,))))
+    for _ in range(2):
+        both.build(spec, where)
+    assert all(name.startswith("portable") for name in both.chosen)
+    assert sum(missing in record.message for record in caplog.records) == 1

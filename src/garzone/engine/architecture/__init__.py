@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from garzone.core.errors import GGUFError, UnsupportedModel
-from garzone.engine.architecture import llama, qwen2
+from garzone.engine.architecture import gemma3, llama, qwen2, qwen3
 from garzone.engine.architecture.config import ModelConfig
 
 _FAMILIES: dict[str, Callable[[Mapping[str, Any], int, int], ModelConfig]] = {
+    "gemma3": gemma3.configure,
     "llama": llama.configure,
     "qwen2": qwen2.configure,
+    "qwen3": qwen3.configure,
 }
 
 SUPPORTED = tuple(sorted(_FAMILIES))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from garzone.core.errors import GGUFError, UnsupportedModel
-from garzone.kernels.registry import RopePairs
+from garzone.kernels.registry import Gate, RopePairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,21 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalAttention:
+    """Layers that see only the latest `window` positions, and rotate them their own way. `layers`: which ones."""
+
+    window: int
+    rope: Rope
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes of a dense decoder. `context_length` is what it was trained for, `num_ctx` what it is loaded with."""
+    """What a dense decoder is made of.
+
+    `context_length` is what it was trained for, `num_ctx` what it is loaded with. With `qk_norm` each head of queries
+    and keys is normalised, with `post_norms` also what attention and feed-forward add to the states.
+    """
 
     architecture: str
     vocab_size: int
@@ -55,6 +68,12 @@ class ModelConfig:
     context_length: int
     num_ctx: int
     attention_bias: bool
+    qk_norm: bool = False
+    post_norms: bool = False
+    gate: Gate = Gate.SILU
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    local: LocalAttention | None = None
 
 
 # Keys that change the arithmetic in ways that are not implemented; the value in the middle is the harmless one.
@@ -127,6 +146,7 @@ def read_config(
     attention_bias: bool,
     vocab_size: int,
     num_ctx: int,
+    local_layers: bool = False,
 ) -> ModelConfig:
     """The configuration of a dense decoder of the Llama kind.
 
@@ -137,6 +157,7 @@ def read_config(
         attention_bias: whether q, k and v must have biases.
         vocab_size: rows of the embedding.
         num_ctx: tokens asked for; capped at what the model was trained for.
+        local_layers: whether the family says which layers a sliding window is for, rather than all.
 
     Raises:
         GGUFError: a key is missing or has an impossible value.
@@ -157,8 +178,8 @@ def read_config(
     if keys.whole("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel("keys and values of different lengths are not supported")
     context_length = keys.whole("context_length")
-    # Attention here sees everything before it; within the window that is the same thing.
-    window = keys.get("attention.sliding_window") or context_length
+    # Without layers of its own the window is not computed: a context within it is the same thing.
+    window = (not local_layers and keys.get("attention.sliding_window")) or context_length
     return ModelConfig(
         architecture=architecture,
         vocab_size=vocab_size,

@@ -5,7 +5,7 @@ Names the tensors and puts the operations in order; computes nothing itself, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tinygrad.tensor import Tensor
@@ -29,6 +29,7 @@ from garzone.kernels.registry import (
 @dataclass(frozen=True)
 class _LayerPlan:
     qkv: LinearSpec
+    attention: AttentionSpec
     attention_out: LinearSpec
     gate_up: LinearSpec
     down: LinearSpec
@@ -40,7 +41,6 @@ class Plan:
 
     config: ModelConfig
     embed: EmbedSpec
-    attention: AttentionSpec
     layers: tuple[_LayerPlan, ...]
     output: LinearSpec
 
@@ -48,6 +48,7 @@ class Plan:
 @dataclass(frozen=True)
 class _Layer:
     qkv: LinearFunction
+    attention: AttentionFunction
     attention_out: LinearFunction
     gate_up: LinearFunction
     down: LinearFunction
@@ -63,6 +64,8 @@ def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
     c = config
     query, key = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     table = weights.matrix("token_embd.weight", c.vocab_size, c.hidden)
+    head = weights.matrix("output.weight", c.vocab_size, c.hidden) if weights.has("output.weight") else table
+    everywhere, nearby = _attentions(c, weights, exact_cache=head.ggml_type is GGMLType.F32)
     layers: list[_LayerPlan] = []
     for index in range(c.num_layers):
         name = f"blk.{index}."
@@ -77,10 +80,13 @@ def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
                     norm_eps=c.norm_eps,
                     bias=_qkv_bias(c, weights, name, query, key),
                 ),
+                attention=_with_norms(c, weights, nearby if c.local and index in c.local.layers else everywhere, name),
                 attention_out=LinearSpec(
                     (weights.matrix(name + "attn_output.weight", c.hidden, query),),
+                    norm_eps=c.norm_eps,
                     bias=weights.optional_vector(name + "attn_output.bias", c.hidden),
                     residual=True,
+                    post_norm=weights.vector(name + "post_attention_norm.weight", c.hidden) if c.post_norms else None,
                 ),
                 gate_up=LinearSpec(
                     (
@@ -90,28 +96,53 @@ def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
                     norm=weights.vector(name + "ffn_norm.weight", c.hidden),
                     norm_eps=c.norm_eps,
                     gated=True,
+                    gate=c.gate,
                 ),
-                down=LinearSpec((weights.matrix(name + "ffn_down.weight", c.hidden, c.feed_forward),), residual=True),
+                down=LinearSpec(
+                    (weights.matrix(name + "ffn_down.weight", c.hidden, c.feed_forward),),
+                    norm_eps=c.norm_eps,
+                    residual=True,
+                    post_norm=weights.vector(name + "post_ffw_norm.weight", c.hidden) if c.post_norms else None,
+                ),
             )
         )
-    head = weights.matrix("output.weight", c.vocab_size, c.hidden) if weights.has("output.weight") else table
     output_norm = weights.vector("output_norm.weight", c.hidden)
-    factors = weights.optional_vector("rope_freqs.weight", c.rope.dims // 2)
     weights.refuse_unused()
     return Plan(
         config=c,
-        embed=EmbedSpec(table),
-        attention=AttentionSpec(
-            num_heads=c.num_heads,
-            num_kv_heads=c.num_kv_heads,
-            head_dim=c.head_dim,
-            rope=c.rope.table(c.num_ctx, factors),
-            rope_pairs=c.rope.pairs,
-            exact_cache=head.ggml_type is GGMLType.F32,
-        ),
+        embed=EmbedSpec(table, c.embedding_scale),
         layers=tuple(layers),
         output=LinearSpec((head,), norm=output_norm, norm_eps=c.norm_eps, last_row=True),
     )
+
+
+def _attentions(
+    config: ModelConfig, weights: WeightDirectory, *, exact_cache: bool
+) -> tuple[AttentionSpec, AttentionSpec]:
+    """The attention of layers that see everything, and of those that see a window, where there are any."""
+    c = config
+    factors = weights.optional_vector("rope_freqs.weight", c.rope.dims // 2)
+    everywhere = AttentionSpec(
+        num_heads=c.num_heads,
+        num_kv_heads=c.num_kv_heads,
+        head_dim=c.head_dim,
+        rope=c.rope.table(c.num_ctx, factors),
+        rope_pairs=c.rope.pairs,
+        exact_cache=exact_cache,
+        norm_eps=c.norm_eps,
+        scale=c.attention_scale,
+    )
+    if c.local is None:
+        return everywhere, everywhere
+    return everywhere, replace(everywhere, rope=c.local.rope.table(c.num_ctx), window=c.local.window)
+
+
+def _with_norms(config: ModelConfig, weights: WeightDirectory, spec: AttentionSpec, prefix: str) -> AttentionSpec:
+    """The attention of one layer. Without weights of its own it is the same object for all layers of its kind."""
+    if not config.qk_norm:
+        return spec
+    q_norm, k_norm = (weights.vector(f"{prefix}attn_{part}_norm.weight", config.head_dim) for part in "qk")
+    return replace(spec, q_norm=q_norm, k_norm=k_norm)
 
 
 def _qkv_bias(config: ModelConfig, weights: WeightDirectory, prefix: str, query: int, key: int) -> np.ndarray | None:
@@ -131,10 +162,12 @@ class Decoder:
 
     def __init__(self, plan: Plan, registry: Registry, place: Place) -> None:
         self._embed = registry.build(plan.embed, place)
-        self._attention: AttentionFunction = registry.build(plan.attention, place)
+        specs = {id(layer.attention): layer.attention for layer in plan.layers}
+        attentions: dict[int, AttentionFunction] = {key: registry.build(spec, place) for key, spec in specs.items()}
         self._layers = [
             _Layer(
                 registry.build(layer.qkv, place),
+                attentions[id(layer.attention)],
                 registry.build(layer.attention_out, place),
                 registry.build(layer.gate_up, place),
                 registry.build(layer.down, place),
@@ -145,14 +178,9 @@ class Decoder:
         self.plan = plan
 
     @property
-    def attention(self) -> AttentionFunction:
-        """What makes, reads and writes the caches of all layers."""
-        return self._attention
-
-    @property
-    def num_layers(self) -> int:
-        """How many caches a sequence needs."""
-        return len(self._layers)
+    def attentions(self) -> list[AttentionFunction]:
+        """What makes, reads and writes the cache of each layer; layers may share one."""
+        return [layer.attention for layer in self._layers]
 
     def __call__(self, step: Step, caches: list[Cache]) -> Tensor:
         """The logits (1, at least vocab_size) of the step's last row; the caches are written in place."""
@@ -162,7 +190,7 @@ class Decoder:
         """The states (rows, hidden) of all rows before the last norm; the caches are written in place."""
         x: Tensor = self._embed(step)
         for layer, cache in zip(self._layers, caches, strict=True):
-            attended, _ = self._attention(layer.qkv(x, step), cache, step)
+            attended, _ = layer.attention(layer.qkv(x, step), cache, step)
             x = layer.attention_out(attended, step, x)
             x = layer.down(layer.gate_up(x, step), step, x)
         return x

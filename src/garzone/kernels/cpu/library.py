@@ -96,7 +96,7 @@ class Matrix(ctypes.Structure):
 class Embed(ctypes.Structure):
     """`Embed` (csrc/operations.h)."""
 
-    _fields_: ClassVar = [("workspace", _pointer), ("table", Matrix)]
+    _fields_: ClassVar = [("workspace", _pointer), ("table", Matrix), ("scale", _float)]
 
 
 class Linear(ctypes.Structure):
@@ -106,9 +106,9 @@ class Linear(ctypes.Structure):
         ("workspace", _pointer),
         ("matrices", Matrix * MOST_MATRICES),
         ("num_matrices", _long),
-        ("norm", _pointer),
+        *_fields(_pointer, "norm post_norm"),
         ("epsilon", _float),
-        *_fields(_long, "columns out_columns gated last_row"),
+        *_fields(_long, "columns out_columns gate last_row"),
     ]
 
 
@@ -120,7 +120,7 @@ class SelfAttention(ctypes.Structure):
         *_fields(_long, "heads kv_heads head_size positions"),
         *_fields(_pointer, "rope q_norm k_norm"),
         *_fields(_float, "epsilon query_scale"),
-        *_fields(_long, "rotated adjacent"),
+        *_fields(_long, "rotated adjacent window"),
     ]
 
 
@@ -131,9 +131,17 @@ class Attention(ctypes.Structure):
         *_fields(_pointer, "keys values"),
         *_fields(_long, "kv_heads head_size cache_positions"),
         *_fields(_pointer, "queries out slots positions"),
-        *_fields(_long, "tokens heads query_stride"),
+        *_fields(_long, "tokens heads query_stride window"),
         ("scratch", _pointer),
     ]
+
+
+class GateKind(IntEnum):
+    """`Gate` (csrc/operations.h)."""
+
+    NONE = 0
+    SILU = 1
+    GELU = 2
 
 
 class CallKind(IntEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Final, cast
 
@@ -22,6 +22,7 @@ from garzone.kernels.cpu.library import (
     MATRIX_TYPES,
     MOST_HEAD_SIZE,
     CallKind,
+    GateKind,
     matrix_library,
     operation_library,
     shared_threads,
@@ -148,7 +149,7 @@ def model_of(place: Place) -> Model:
 
 def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor]:
     model = model_of(place)
-    operation = library.Embed(workspace=model.workspace_address, table=model.matrix(spec.table))
+    operation = library.Embed(workspace=model.workspace_address, table=model.matrix(spec.table), scale=spec.scale)
     address, columns = ctypes.addressof(operation), spec.table.columns
 
     def embed(step: Step) -> Tensor:
@@ -162,12 +163,14 @@ def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor]:
 
 
 def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | None:
-    if len(spec.matrices) > library.MOST_MATRICES:
+    if len(spec.matrices) > library.MOST_MATRICES or (spec.gated and spec.post_norm is not None):
         return None
     model, rows = model_of(place), place.chunk_tokens
     model.need_activations(spec.columns)
     if spec.gated:
         model.need(wide=4 * rows * 2 * spec.out_columns)
+    elif spec.post_norm is not None:
+        model.need(wide=4 * rows * spec.out_columns)
     matrices = (library.Matrix * library.MOST_MATRICES)()
     first_row = 0
     for index, matrix in enumerate(spec.matrices):
@@ -180,10 +183,11 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | Non
         matrices=matrices,
         num_matrices=len(spec.matrices),
         norm=None if spec.norm is None else model.floats(spec.norm),
+        post_norm=None if spec.post_norm is None else model.floats(spec.post_norm),
         epsilon=spec.norm_eps,
         columns=spec.columns,
         out_columns=spec.out_columns,
-        gated=spec.gated,
+        gate=GateKind[spec.gate.name] if spec.gated else GateKind.NONE,
         last_row=spec.last_row,
     )
     address, name = ctypes.addressof(operation), f"linear_{first_row}_{spec.columns}"
@@ -253,9 +257,6 @@ class _Attention:
         self._model.need(
             queries=4 * rows * spec.num_heads * spec.head_dim, slots=4 * rows, positions=4 * rows, scratch=scratch
         )
-        key = ("cpu rope", spec.rope.tobytes())
-        if key not in place.shared:
-            place.shared[key] = self._model.floats(spec.rope)
         self._caches: dict[Tensor, _Rows] = {}
         self._operation = library.SelfAttention(
             workspace=self._model.workspace_address,
@@ -263,10 +264,14 @@ class _Attention:
             kv_heads=spec.num_kv_heads,
             head_size=spec.head_dim,
             positions=self._positions,
-            rope=place.shared[key],
-            query_scale=spec.head_dim**-0.5,
+            rope=place.made_of(spec.rope, "cpu rope", lambda: self._model.floats(spec.rope)),
+            q_norm=None if spec.q_norm is None else self._model.floats(spec.q_norm),
+            k_norm=None if spec.k_norm is None else self._model.floats(spec.k_norm),
+            epsilon=spec.norm_eps,
+            query_scale=spec.score_scale,
             rotated=spec.rope_dims,
             adjacent=spec.rope_pairs is RopePairs.ADJACENT,
+            window=spec.window,
         )
 
     def new_cache(self, num_slots: int = 1) -> Cache:
@@ -312,15 +317,18 @@ def _address(values: object) -> int:
     return values.address
 
 
-def new_caches(attention: AttentionFunction, num_layers: int, num_slots: int) -> list[Cache]:
-    """Caches of several slots, for a model that will be recorded.
+def new_caches(attentions: Sequence[AttentionFunction], num_slots: int) -> list[Cache]:
+    """A cache of several slots for each layer of a model that will be recorded.
 
     Raises:
-        TypeError: the attention is not one of ours.
+        TypeError: an attention is not one of ours.
     """
-    if not isinstance(attention, _Attention):
-        raise TypeError(f"{type(attention).__name__} has no slots")
-    return [attention.new_cache(num_slots) for _ in range(num_layers)]
+    caches: list[Cache] = []
+    for attention in attentions:
+        if not isinstance(attention, _Attention):
+            raise TypeError(f"{type(attention).__name__} has no slots")
+        caches.append(attention.new_cache(num_slots))
+    return caches
 
 
 def record(

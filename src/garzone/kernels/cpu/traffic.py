@@ -46,13 +46,14 @@ def count_traffic(calls: Iterable[library.Call], sizes: Mapping[int, MatrixSize]
             case CallKind.LINEAR:
                 linear = library.Linear.from_address(call.operation)
                 matrices = [sizes[linear.matrices[i].weights] for i in range(linear.num_matrices)]
-                out = linear.out_columns * (1 + 4 * linear.gated + (call.residual is not None))
-                moved += sum(size.kept for size in matrices) + _FLOAT * (linear.columns + out)
+                passes = 1 + 4 * bool(linear.gate) + 2 * bool(linear.post_norm) + (call.residual is not None)
+                moved += sum(size.kept for size in matrices)
+                moved += _FLOAT * (linear.columns + linear.out_columns * passes)
                 moved += 2 * _ACTIVATION_SHARE * linear.columns  # written, and read again
                 least += sum(size.in_file for size in matrices)
             case CallKind.ATTENTION:
                 sizes_of = library.SelfAttention.from_address(call.operation)
-                rows = position + 1
+                rows = min(position + 1, sizes_of.window or position + 1)
                 blocks = -(-rows // _BLOCK_POSITIONS) * _BLOCK_POSITIONS
                 padded = -(-sizes_of.head_size // _BLOCK_POSITIONS) * _BLOCK_POSITIONS
                 moved += _HALF * sizes_of.kv_heads * padded * (blocks + rows + 2)

@@ -144,7 +144,19 @@ def _copy_kernel(heads: Heads) -> Kernel:
     return kernel
 
 
+def _not_computed(spec: AttentionSpec) -> str:
+    """What the attention asks for that the kernels would leave out; "" for nothing."""
+    if spec.q_norm is not None or spec.k_norm is not None:
+        return "attention with norms of queries and keys"
+    if spec.window:
+        return "attention within a window"
+    return "" if spec.scale in (None, spec.head_dim**-0.5) else "attention with its own scale"
+
+
 def build_attention(spec: AttentionSpec, place: Place) -> Attention | None:
-    """Attention, or None where sizes do not fit the kernels' lanes or the cache must be float32."""
+    """Attention, or None where sizes do not fit the kernels' lanes, the cache must be float32, or it wants more."""
+    if missing := _not_computed(spec):
+        place.warn_once(f"the GPU kernels do not compute {missing}: the portable ones do, slowly")
+        return None
     fits = spec.head_dim % LANES == 0 and spec.head_dim <= _MOST_SIZE and not spec.exact_cache
     return Attention(spec, place) if fits else None

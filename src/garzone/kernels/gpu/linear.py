@@ -23,7 +23,7 @@ from garzone.kernels.gpu.quants import block_elements
 from garzone.kernels.gpu.weights import Weights, upload
 from garzone.kernels.launch import count
 from garzone.kernels.layouts import GGMLType
-from garzone.kernels.registry import LinearSpec, Place, Step
+from garzone.kernels.registry import Gate, LinearSpec, Place, Step
 
 # Rows that decode products still take; more are multiplied by matrix instructions where there are any.
 MOST_COLUMNS = 8
@@ -213,5 +213,9 @@ def build_linear(spec: LinearSpec, place: Place) -> Linear | None:
         return None
     # Activations are prepared by groups of 32; a gated place has no room for a bias or a residual.
     if spec.columns % 32 or (spec.gated and (spec.out_columns % 32 or spec.bias is not None or spec.residual)):
+        return None
+    if spec.post_norm is not None or (spec.gated and spec.gate is not Gate.SILU):
+        missing = "products whose result is normalised" if spec.post_norm is not None else f"{spec.gate.value} gates"
+        place.warn_once(f"the GPU kernels do not compute {missing}: the portable ones do, slowly")
         return None
     return Linear(spec, place)

@@ -52,6 +52,9 @@ def _build_embed(spec: EmbedSpec, place: Place) -> Callable[[Step], Tensor] | No
     table = spec.table
     if table.columns % block_elements(QUANTS[table.ggml_type]) or not can_dequantise(table.ggml_type):
         return None
+    if spec.scale != 1:
+        place.warn_once("the GPU kernels do not compute scaled embeddings: the portable ones do, slowly")
+        return None
     weights = upload((table,), place, in_order_of_file=True)
     units = weights.tensor.numel() // weights.rows
 

@@ -31,9 +31,11 @@ States = Callable[[Batch, "list[Cache]"], Tensor]
 Output = Callable[[Tensor, Batch], Tensor]
 
 
-def new_caches(attention: AttentionFunction, num_layers: int, num_slots: int) -> list[Cache]:
-    """The caches of a model whose attention is ours, each for that many slots."""
-    return cast(Attention, attention).new_caches(num_layers, num_slots)
+def new_caches(attentions: Sequence[AttentionFunction], num_slots: int) -> list[Cache]:
+    """The caches of a model whose attentions, one for each layer, are ours; each for that many slots."""
+    ours = cast("Sequence[Attention]", attentions)
+    made = {one: iter(one.new_caches(ours.count(one), num_slots)) for one in dict.fromkeys(ours)}
+    return [next(made[attention]) for attention in ours]
 
 
 class _Captured:

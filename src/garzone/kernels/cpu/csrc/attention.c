@@ -49,6 +49,16 @@ static long tile_positions(const Attention *a, const Tile *tile) {
   return a->positions[tile->first_token + (tile->first_row + tile->rows - 1) / group] + 1;
 }
 
+static long first_seen(const Attention *a, long position) {
+  return a->window && position >= a->window ? position + 1 - a->window : 0;
+}
+
+/* The first span that a tile sees anything of: later tokens see no earlier positions. */
+static long tile_first_position(const Attention *a, const Tile *tile) {
+  long group = a->heads / a->cache.kv_heads;
+  return first_seen(a, a->positions[tile->first_token + tile->first_row / group]) / SPAN * SPAN;
+}
+
 INLINE f32x16 load_keys(const half *keys) { return from_half(keys); }     /* one element of sixteen positions */
 INLINE f32x16 load_values(const half *values) { return from_half(values); } /* sixteen elements of one position */
 
@@ -121,19 +131,21 @@ INLINE void add_values(float o[QUERIES][MOST_HEAD_SIZE], const float weights[QUE
     for (; d < padded; d += LANES) add_vectors(o[0] + d, weights, values + d, next + d, padded, count, rows, 1);
 }
 
-INLINE i32x16 seen_lanes(long block, long visible) {
+/* Which lanes of a block are positions in [first, end), both counted from the beginning of the span. */
+INLINE i32x16 seen_lanes(long block, long first, long end) {
   i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return lane + (int32_t)(block * LANES) < (int32_t)visible;
+  lane += (int32_t)(block * LANES);
+  return (lane < (int32_t)end) & (lane >= (int32_t)first);
 }
 
 /* Turns one row's scores into weights relative to its running maximum, and rescales what it has summed so far. */
-INLINE void update_row_of(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded,
-                          const int sees_all) {
+INLINE void update_row_of(Partial *p, int r, float scores[SPAN], long blocks, long first, long end,
+                          long padded, const int sees_all) {
   f32x16 largest = all_f32(p->largest[r]);
   for (long b = 0; b < blocks; b++) {
     f32x16 s = load_f32(scores + b * LANES);
     if (!sees_all) {
-      s = select_f32(seen_lanes(b, visible), s, all_f32(HIDDEN));
+      s = select_f32(seen_lanes(b, first, end), s, all_f32(HIDDEN));
       store_f32(scores + b * LANES, s);
     }
     largest = max_f32(largest, s);
@@ -143,7 +155,7 @@ INLINE void update_row_of(Partial *p, int r, float scores[SPAN], long blocks, lo
   for (long b = 0; b < blocks; b++) {
     f32x16 weights = exp_f32(load_f32(scores + b * LANES) - new_largest);
     if (!sees_all)
-      weights = select_f32(seen_lanes(b, visible), weights, all_f32(0)); /* exp_f32 stops short of zero */
+      weights = select_f32(seen_lanes(b, first, end), weights, all_f32(0)); /* exp_f32 stops short of zero */
     store_f32(scores + b * LANES, weights);
     sum += weights;
   }
@@ -154,9 +166,9 @@ INLINE void update_row_of(Partial *p, int r, float scores[SPAN], long blocks, lo
     for (long d = 0; d < padded; d += LANES) store_f32(p->o[r] + d, load_f32(p->o[r] + d) * shrink);
 }
 
-static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long visible, long padded) {
-  if (visible >= blocks * LANES) update_row_of(p, r, scores, blocks, visible, padded, 1);
-  else update_row_of(p, r, scores, blocks, visible, padded, 0);
+static void update_row(Partial *p, int r, float scores[SPAN], long blocks, long first, long end, long padded) {
+  if (first <= 0 && end >= blocks * LANES) update_row_of(p, r, scores, blocks, first, end, padded, 1);
+  else update_row_of(p, r, scores, blocks, first, end, padded, 0);
 }
 
 /* All of a tile's rows over positions [begin, end), begin being a multiple of SPAN. `rows` is a constant to the
@@ -167,10 +179,11 @@ INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long
   long head_size = cache->head_size, padded = padded_head_size(head_size), group = a->heads / cache->kv_heads;
   float q[MOST_HEAD_SIZE][QUERIES], scores[QUERIES][SPAN];
   const float *from[QUERIES];
-  long seen[QUERIES];
+  long first[QUERIES], seen[QUERIES];
   for (int r = 0; r < rows; r++) {
     long row = tile->first_row + r, token = tile->first_token + row / group, head = kv_head * group + row % group;
     from[r] = a->queries + token * a->query_stride + head * head_size;
+    first[r] = first_seen(a, a->positions[token]);
     seen[r] = a->positions[token] + 1;
     p->largest[r] = HIDDEN;
     p->weight[r] = 0;
@@ -187,7 +200,7 @@ INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long
     long count = end - at < SPAN ? end - at : SPAN, blocks = (count + LANES - 1) / LANES;
     const half *k = keys + at * padded, *v = values + at * padded;
     score_span(scores, (const float (*)[QUERIES])q, k, v, padded, blocks, rows);
-    for (int r = 0; r < rows; r++) update_row(p, r, scores[r], blocks, seen[r] - at, padded);
+    for (int r = 0; r < rows; r++) update_row(p, r, scores[r], blocks, first[r] - at, seen[r] - at, padded);
     add_values(p->o, (const float (*)[SPAN])scores, v, k + SPAN * padded, padded, count, rows);
   }
 }
@@ -207,10 +220,16 @@ static void attend_tile(const Attention *a, const Tile *tile, long kv_head, long
   }
 }
 
-/* Weighs another segment's results into those of the segments before it. */
+/* Weighs another segment's results into those of the segments before it, if a row has seen any of them. */
 static void merge(Partial *into, const Partial *from, long rows, long padded) {
   for (long r = 0; r < rows; r++) {
-    if (from->weight[r] == 0) continue; /* the row lies before this segment */
+    if (from->weight[r] == 0) continue; /* the row lies before this segment, or its window behind it */
+    if (into->weight[r] == 0) {
+      memcpy(into->o[r], from->o[r], sizeof(float) * padded);
+      into->weight[r] = from->weight[r];
+      into->largest[r] = from->largest[r];
+      continue;
+    }
     float largest = into->largest[r] > from->largest[r] ? into->largest[r] : from->largest[r];
     f32x16 old = exp_f32(all_f32(into->largest[r] - largest)), new = exp_f32(all_f32(from->largest[r] - largest));
     for (long d = 0; d < padded; d += LANES)
@@ -244,8 +263,8 @@ static long count_segments(const KVCache *cache, long positions) {
 
 static void attend_segment(const Attention *a, const Tile *tile, long kv_head, long index, Partial *p) {
   long segment = segment_positions(&a->cache), begin = index * segment, end = begin + segment;
-  long positions = tile_positions(a, tile);
-  attend_tile(a, tile, kv_head, begin, end < positions ? end : positions, p);
+  long positions = tile_positions(a, tile), first = tile_first_position(a, tile);
+  attend_tile(a, tile, kv_head, begin > first ? begin : first, end < positions ? end : positions, p);
 }
 
 /* Whole tiles, segment after segment; those of one key-value head follow one another, while it is in the cache. */

@@ -25,6 +25,7 @@ typedef struct {
   const int32_t *positions; /* [tokens]; a token sees its slot's rows up to and including its own. Tokens of one slot
                                that follow each other have ascending positions */
   long tokens, heads, query_stride;
+  long window;              /* a token sees as many positions, its own included; 0: all up to its own */
   void *scratch;            /* attention_scratch_bytes(..) */
 } Attention;
 

@@ -26,4 +26,10 @@ INLINE f32x16 exp_f32(f32x16 x) {
 /* x / (1 + e^-x) */
 INLINE f32x16 silu_f32(f32x16 x) { return x / (1.0f + exp_f32(-x)); }
 
+/* x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, with tanh as the sigmoid of twice its argument */
+INLINE f32x16 gelu_f32(f32x16 x) {
+  f32x16 twice = 1.59576912f * (x + 0.044715f * x * x * x);
+  return x / (1.0f + exp_f32(-twice));
+}
+
 #endif

@@ -42,7 +42,10 @@ typedef struct {
 static void embed_token(const void *arg, long t) {
   const EmbedCall *call = arg;
   const Matrix *table = &call->op->table;
-  table->unpack_row(call->out + t * table->columns, table->weights, call->tokens[t], table->columns);
+  float *out = call->out + t * table->columns;
+  table->unpack_row(out, table->weights, call->tokens[t], table->columns);
+  if (call->op->scale != 1)
+    for (long i = 0; i < table->columns; i++) out[i] *= call->op->scale;
 }
 
 void embed(const Embed *op, float *out, const Batch *batch) {
@@ -60,16 +63,37 @@ void run_embed(float *out, const int32_t *tokens, long count, long unused3, long
 typedef struct {
   float *out;
   const float *gate_up;
-  long ffn;
+  long ffn, gate;
 } GateCall;
+
+INLINE f32x16 gated(f32x16 x, long gate) { return gate == GATE_GELU ? gelu_f32(x) : silu_f32(x); }
 
 static void gate_token(const void *arg, long t) {
   const GateCall *call = arg;
   const float *gate = call->gate_up + t * call->ffn * 2, *up = gate + call->ffn;
   float *out = call->out + t * call->ffn;
   long i = 0;
-  for (; i + LANES <= call->ffn; i += LANES) store_f32(out + i, silu_f32(load_f32(gate + i)) * load_f32(up + i));
-  for (; i < call->ffn; i++) out[i] = silu_f32(all_f32(gate[i]))[0] * up[i];
+  for (; i + LANES <= call->ffn; i += LANES) {
+    store_f32(out + i, gated(load_f32(gate + i), call->gate) * load_f32(up + i));
+  }
+  for (; i < call->ffn; i++) out[i] = gated(all_f32(gate[i]), call->gate)[0] * up[i];
+}
+
+typedef struct {
+  const Linear *op;
+  float *out;
+  const float *x, *residual; /* [tokens][out_columns] */
+} PostNormCall;
+
+static void post_norm_token(const void *arg, long t) {
+  const PostNormCall *call = arg;
+  const Linear *op = call->op;
+  long columns = op->out_columns, first = t * columns;
+  const float *x = call->x + first;
+  float *out = call->out + first, factor = rms_factor(x, columns, op->epsilon);
+  for (long i = 0; i < columns; i++) out[i] = x[i] * factor * op->post_norm[i];
+  if (call->residual)
+    for (long i = 0; i < columns; i++) out[i] += call->residual[first + i];
 }
 
 /* The matrices of an operation times its input, side by side into rows of `stride`; the input is first converted to
@@ -99,12 +123,18 @@ void linear(const Linear *op, float *out, const float *x, const float *residual,
   long tokens = op->last_row ? batch->num_wanted : batch->count;
   const int32_t *rows = op->last_row ? batch->wanted : NULL;
   if (!tokens) return;
-  if (!op->gated) {
+  if (op->post_norm) {
+    multiply_all(op, op->workspace->wide, op->out_columns, x, NULL, tokens, rows);
+    PostNormCall call = {op, out, op->workspace->wide, residual};
+    for_each_token(op->workspace->pool, tokens, post_norm_token, &call);
+    return;
+  }
+  if (op->gate == UNGATED) {
     multiply_all(op, out, op->out_columns, x, residual, tokens, rows);
     return;
   }
   multiply_all(op, op->workspace->wide, 2 * op->out_columns, x, NULL, tokens, rows);
-  GateCall call = {out, op->workspace->wide, op->out_columns};
+  GateCall call = {out, op->workspace->wide, op->out_columns, op->gate};
   for_each_token(op->workspace->pool, tokens, gate_token, &call);
 }
 
@@ -178,7 +208,7 @@ void self_attention(const SelfAttention *op, float *out, half *keys, half *value
   AttentionCall call = {op, qkv, {keys, values, op->kv_heads, op->head_size, op->positions}, batch};
   for_each_token(w->pool, batch->count, prepare_token, &call);
   Attention attention = {call.cache,       w->queries,   out,       batch->slots,
-                         batch->positions, batch->count, op->heads, op->heads * op->head_size, w->scratch};
+                         batch->positions, batch->count, op->heads, op->heads * op->head_size, op->window, w->scratch};
   attend(w->pool, &attention);
 }
 

@@ -12,7 +12,7 @@ typedef struct {
   Pool *pool;
   void *quantised;   /* activation_bytes(rows, columns) */
   float *normalised; /* [rows][columns] */
-  float *wide;       /* [rows][2 * ffn] */
+  float *wide;       /* [rows][2 * ffn], or [rows][out_columns] where the result is normalised */
   float *queries;    /* [rows][heads * head_size] */
   int32_t *slots, *positions; /* [rows] */
   void *scratch;     /* attention_scratch_bytes(..) */
@@ -34,21 +34,26 @@ typedef struct {
   long count, num_wanted;
 } Batch;
 
-/* `tokens` rows of a table. */
+/* Rows of a table. */
 typedef struct {
   const Workspace *workspace;
   Matrix table;
+  float scale; /* of every element */
 } Embed;
 
-/* residual + act(norm(x) * W^T + bias), with only the parts that are asked for. */
+/* What gated products multiply by: x / (1 + e^-x), or GELU's approximation by tanh. */
+typedef enum { UNGATED, GATE_SILU, GATE_GELU } Gate;
+
+/* residual + post_norm(act(norm(x) * W^T + bias)), with only the parts that are asked for. */
 typedef struct {
   const Workspace *workspace;
   Matrix matrices[MOST_MATRICES];
   long num_matrices;
-  const float *norm; /* [columns], or NULL */
-  float epsilon;
+  const float *norm;      /* [columns], or NULL */
+  const float *post_norm; /* [out_columns], or NULL */
+  float epsilon;          /* of both */
   long columns, out_columns;
-  long gated;    /* two matrices, and silu(first) * second is the result */
+  long gate;     /* Gate; unless UNGATED there are two matrices, and gate(first) * second is the result */
   long last_row; /* only the rows that are wanted are computed */
 } Linear;
 
@@ -61,6 +66,7 @@ typedef struct {
   float epsilon, query_scale;
   long rotated;  /* how many elements of a head are rotated; the others stay */
   long adjacent; /* rotated pairs are (2i, 2i + 1); otherwise (i, i + rotated / 2) */
+  long window;   /* positions that a token sees, its own included; 0 for all */
 } SelfAttention;
 
 void embed(const Embed *op, float *out, const Batch *batch);
