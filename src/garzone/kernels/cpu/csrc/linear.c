@@ -20,7 +20,7 @@ enum {
   PANEL_GROUPS = 8,                  /* 256 columns of 16 rows unpack into 4 KB */
   TOKENS_PER_PASS = 256,             /* their sums take 16 KB */
   GROUP_BYTES = sizeof(Rows) / GROUPS,
-  PREFETCH_BYTES = 2560,             /* ahead in the stream of weights; as the prototypes had it, not swept since */
+  PREFETCH_BYTES = 6144,             /* ahead in the stream of weights; see docs/engine-log.md for the others tried */
   PARTS_PER_THREAD = 6,
 };
 

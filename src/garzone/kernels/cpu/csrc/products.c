@@ -4,7 +4,10 @@
  */
 #include "products.h"
 
-enum { PARTS_PER_THREAD = 6 };
+enum {
+  PARTS_PER_THREAD = 6,
+  MOST_WEIGHTS = 1 << 20, /* of a part: some ten microseconds, which is how long threads wait for the last one */
+};
 
 typedef struct {
   const Product *products;
@@ -27,7 +30,12 @@ static void multiply_part(void *arg, unsigned part) {
 
 void multiply_together(Pool *pool, const Product *products, const MultiplyGroups *multiply, int count) {
   Task task = {products, multiply, count, 0, 0};
-  for (int i = 0; i < count; i++) task.groups += row_groups(products[i].rows);
-  task.parts = pool_parts(pool, task.groups, PARTS_PER_THREAD);
+  long weights = 0;
+  for (int i = 0; i < count; i++) {
+    task.groups += row_groups(products[i].rows);
+    weights += products[i].rows * products[i].columns;
+  }
+  long per_thread = weights / MOST_WEIGHTS / (long)pool->threads;
+  task.parts = pool_parts(pool, task.groups, per_thread > PARTS_PER_THREAD ? (unsigned)per_thread : PARTS_PER_THREAD);
   pool->run(pool, multiply_part, &task, task.parts);
 }
