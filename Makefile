@@ -25,7 +25,7 @@ test-slow: .venv/dev ## tests that take minutes
 test-gpu: .venv/dev ## tests that need a GPU
 	@$(PY) -m pytest -m gpu
 
-e2e-coordinators: .venv/dev ## the real Claude Code and OpenClaw delegate to smollm2:135m; prints what they spent
+e2e-coordinators: .venv/dev ## the real Claude Code, OpenClaw, Codex and opencode delegate to smollm2:135m; prints what they spent
 	@$(PY) -m pytest -m coordinators tests/coordinators -rA --timeout 900
 
 e2e-ui: .venv/dev ## the page in a real Chromium: content, colours, light and dark
