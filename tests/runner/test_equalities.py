@@ -86,13 +86,16 @@ def test_in_small_chunks_batched_cached_and_drafted_as_from_nothing_and_alone(
     assert sum(usage.accepted_tokens for _, usage in drafted) > 12
 
 
-def test_restored_from_disk_as_from_nothing(model: Model, prompt: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_restored_from_disk_as_from_nothing(
+    model: Model, prompt: str, sampling: SamplingParams, tmp_path: Path
+) -> None:
     first = Desk(model, tmp_path)
-    text, usage = answers(first, request(prompt))[0]
+    text, usage = answers(first, request(prompt, sampling))[0]
     assert first.batcher.save(10) == 1
     for slot in range(model.engine.num_slots):  # what a new process would find in its slots
         model.engine.score([Row(slot, 0, 1)])
-    second, restored = answers(Desk(model, tmp_path), request(prompt))[0]
+    second, restored = answers(Desk(model, tmp_path), request(prompt, sampling))[0]
     assert second == text
     assert restored.cached_tokens == usage.prompt_tokens - 1
 
