@@ -179,7 +179,12 @@ WEATHER = {
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-PLACE = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Rome"]}}, "required": ["city"]}
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,  # else a hot sampler makes some up until there are no tokens left
+}
 TOOLS = [("weather", WEATHER), ("move", PLACE)]
 
 
