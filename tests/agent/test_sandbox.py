@@ -51,6 +51,14 @@ def processes_with(marker: str) -> list[str]:
     return found
 
 
+def assert_gone(command: str) -> None:
+    """The kernel ends what is left of a namespace when its first process has gone: on a busy machine a little later."""
+    deadline = time.monotonic() + 10
+    while processes_with(command) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_with(command)
+
+
 def test_a_command_writes_in_its_directory_and_nowhere_else(box: Sandbox, place: Path) -> None:
     outside = place.parent / "outside"
     outside.write_text("mine")
@@ -94,14 +102,14 @@ def test_a_background_process_does_not_survive(box: Sandbox, place: Path) -> Non
     result = run(box, "(setsid nohup sleep 98765 >/dev/null 2>&1 &) ; (setsid sleep 98765 &) ; echo gone", place)
     assert result.output == "gone\n"
     assert time.monotonic() - started < 10
-    assert not processes_with("sleep 98765")
+    assert_gone("sleep 98765")
 
 
 def test_time_is_limited_and_the_whole_tree_dies(box: Sandbox, place: Path) -> None:
     result = run(box, "trap '' TERM INT; (sleep 87654 &) ; sleep 87654", place, limits=SandboxLimits(wall_s=0.7))
     assert result.timed_out
     assert result.exit_code < 0
-    assert not processes_with("sleep 87654")
+    assert_gone("sleep 87654")
 
 
 def test_cancelling_kills_what_runs(box: Sandbox, place: Path) -> None:
@@ -112,10 +120,9 @@ def test_cancelling_kills_what_runs(box: Sandbox, place: Path) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        await asyncio.sleep(0.3)
 
     asyncio.run(cancelled())
-    assert not processes_with("sleep 76543")
+    assert_gone("sleep 76543")
 
 
 def test_a_fork_bomb_meets_the_process_limit(box: Sandbox, place: Path) -> None:
