@@ -16,16 +16,21 @@ from garzone.agent.stage import Stage
 from garzone.agent.target import is_python
 
 MUTANT_S, ALL_MUTANTS_S = 2.0, 60.0
+NOT_ENDED = 124  # what `run_mutants.py` says of tests that it had to stop
+_TROUBLE = {0: "", NOT_ENDED: "there was not time enough to run the tests again"}
 MAX_SLOW_MUTANTS = 16  # where every mutant costs a run of the command
 
 
 @dataclass(frozen=True, slots=True)
 class Kills:
-    """Which mutants were noticed. `tried` leaves out those there was no time for."""
+    """Which mutants were noticed. `tried` leaves out those there was no time for.
+
+    `trouble` says why the tests could not even be relied on with the code as it is; "" where they could.
+    """
 
     killed: tuple[Mutant, ...]
     survived: tuple[Mutant, ...]
-    works: bool = True  # the tests passed on the code as it is
+    trouble: str = ""
 
     @property
     def tried(self) -> int:
@@ -72,7 +77,7 @@ async def kill_with_tests(
     return Kills(
         tuple(m for m, code in pairs if code != 0),
         tuple(m for m, code in pairs if code == 0),
-        facts.get("clean") == 0,
+        _TROUBLE.get(facts.get("clean", NOT_ENDED), "the tests do not pass twice"),
     )
 
 

@@ -215,9 +215,9 @@ class WriteTests(Job):
         if share := _repeated(self._subject, self._text, self._spans, edit.after):
             doubts.append(f"it repeats {share:.0%} of the code it tests")
         kills = await self._kills(target, draft)
-        if not kills.works:
-            doubts.append("the tests do not pass twice")
-        if kills.score < PROVED_SCORE:
+        if kills.trouble:
+            doubts.append(kills.trouble)
+        elif kills.score < PROVED_SCORE:
             doubts.append(f"it notices {len(kills.killed)} of {kills.tried} mutants, and {PROVED_SCORE:.0%} are wanted")
         news, what_is_new = await self._news(draft, kills)
         if not news:
