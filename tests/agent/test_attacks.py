@@ -254,5 +254,6 @@ def test_code_written_anew_wants_more_than_two_inputs() -> None:
     assert too_few_inputs(seen(f=3), "") == []
     assert too_few_inputs(seen(f=1), "def f(x):\n    return x\n") == []
     assert too_few_inputs(seen(f=1), "def f(x):\n    'Says what.'\n    ...\n")
+    assert too_few_inputs(seen(f=1), "def f(x):\n    import math\n    'Says what.'\n")
     assert too_few_inputs(seen(), "") == []
     assert suspicions(seen(f=2), "") == []

@@ -140,6 +140,43 @@ class Filling(ScriptedGenerator):
         return replace(await super().details(model), capabilities=("completion", "insert"))
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ('import math\n    """Up."""', True),
+        ('"""Up."""\n    import math\n    from os import path\n    pass', True),
+        ("import math\n    ...", True),
+        ("import math\n    raise NotImplementedError('later')", True),
+        ("import readline", False),  # may be all that it is for
+        ('import math\n    """Up."""\n    return math.ceil(x)', False),
+        ("import math\n    x += 1", False),
+    ],
+)
+def test_imports_before_or_behind_a_docstring_hide_no_stub_and_stay(body: str, found: bool) -> None:
+    text = f"def up(x):\n    {body}\n\n\ndef other():\n    return 2\n"
+    holes = find_holes("up.py", text)
+    assert bool(holes) is found
+    for hole in holes:
+        filled = fill("up.py", text, hole, "return math.ceil(x)")
+        assert filled is not None
+        assert filled.index("import math") < filled.index("    return math.ceil(x)\n\n\ndef other")
+        assert "pass" not in filled and "..." not in filled and "NotImpl" not in filled
+        assert filled.count("import") == text.count("import")
+
+
+async def test_a_stub_that_begins_with_an_import_is_filled_from_a_whole_function(tmp_path: Path, box: Sandbox) -> None:
+    stub = 'def shout(text):\n    import re\n    """Make it loud."""\n'
+    answer = block(f'{stub}    return re.sub("$", "!", text.upper())\n')
+    report = await completed(
+        tmp_path,
+        box,
+        {"words.py": stub, "test_words.py": TEST.partition("def test_wh")[0].replace(", whisper", "")},
+        answer,
+    )
+    assert report.verdict is Verdict.PROVED
+    assert git(tmp_path / "r", "show", f"{report.branch}:words.py").count("import re") == 1
+
+
 async def test_a_repository_without_a_hole_is_refused(tmp_path: Path, box: Sandbox) -> None:
     with pytest.raises(UsageError, match="<fill>"):
         await completed(tmp_path, box, {"a.py": "x = 1\n"}, RIGHT)

@@ -215,9 +215,10 @@ def _without_stubs(text: str) -> str:
 def _is_stub(node: ast.stmt) -> bool:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
-    return all(
+    body = [each for each in node.body if not isinstance(each, ast.Import | ast.ImportFrom)]
+    return bool(body) and all(
         isinstance(each, ast.Pass | ast.Raise) or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
-        for each in node.body
+        for each in body
     )
 
 

@@ -7,6 +7,7 @@ fail with a trap in the hole, it says nothing of what is put there.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import textwrap
 import warnings
@@ -71,11 +72,11 @@ def _python_stubs(text: str) -> list[Hole]:
         node = node_at(tree, span) if tree else None
         if node is None or not _is_stub(node):
             continue
-        body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+        body = node.body[len(lead_in(node)) :]
         if body and body[0].lineno > node.lineno:
             start = offsets[body[0].lineno - 1] + body[0].col_offset
             found.append(Hole(start, offsets[span.last_line - 1] + len(_line(text, span.last_line)), span, True))
-        elif not body:  # only a docstring: the body goes behind it
+        elif not body:  # a docstring, perhaps with imports: the body goes behind them
             end = offsets[span.last_line - 1] + len(_line(text, span.last_line))
             found.append(Hole(end, end, span, True))
     return found
@@ -85,9 +86,23 @@ def _line(text: str, number: int) -> str:
     return split_lines(text)[number - 1].rstrip("\r\n")
 
 
+def lead_in(node: Function) -> list[ast.stmt]:
+    """What a function's body begins with before it does anything: its docstring, and imports around it."""
+    return list(
+        itertools.takewhile(lambda each: isinstance(each, ast.Import | ast.ImportFrom) or _is_text(each), node.body)
+    )
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
 def _is_stub(node: Function) -> bool:
-    body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-    return all(_says_nothing(statement) for statement in body)
+    lead = lead_in(node)
+    rest = node.body[len(lead) :]
+    # imports alone may be all that a function is for
+    return all(map(_says_nothing, rest)) and bool(rest or any(map(_is_text, lead)))
 
 
 def _says_nothing(statement: ast.stmt) -> bool:

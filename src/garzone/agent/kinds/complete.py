@@ -16,7 +16,7 @@ from garzone.agent.context import Target
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.examples import Examples
-from garzone.agent.holes import MARK, Hole, fill, find_holes, trapped
+from garzone.agent.holes import MARK, Hole, fill, find_holes, lead_in, trapped
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.before import run_check_before
@@ -178,6 +178,13 @@ class Complete(Job):
         return super().failed_summary(num_candidates)
 
 
+def _lead_of(target: Target) -> set[str]:
+    """The docstring and the imports that a stub begins with."""
+    tree = parse(target.source.text)
+    node = node_at(tree, target.span) if tree and target.span else None
+    return {ast.dump(each) for each in lead_in(node)} if node else set()
+
+
 def _body_in(target: Target, answer: str) -> str | EditMiss:
     """The body of the target in an answer that holds the whole function, without its docstring."""
     edited = read_code(target, answer)
@@ -197,6 +204,9 @@ def _body_in(target: Target, answer: str) -> str | EditMiss:
     if node is None:
         return EditMiss("The function is not in the answer.")
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+    kept = _lead_of(target)
+    while body and ast.dump(body[0]) in kept:  # stands before the hole already
+        body = body[1:]
     if not body:
         return EditMiss("The function has no body.")
     lines = split_lines(text)[body[0].lineno - 1 : node.end_lineno]
