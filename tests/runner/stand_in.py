@@ -47,6 +47,7 @@ class ToyEngine:
         self.wanted: list[list[bool]] = [[] for _ in range(num_slots)]  # whether logits were wanted after a row
         self.num_steps = 0
         self.num_rows = 0
+        self.num_begun = 0
 
     def score(self, rows: Sequence[Row]) -> Sequence[HostScores]:
         assert 0 < len(rows) <= CHUNK
@@ -90,6 +91,8 @@ class ToyEngine:
         text = bytes(token for token in rows if token < 256)
         if b"SLOW" in text:
             time.sleep(0.02)
+        if num_said == 0:
+            self.num_begun += 1
         if num_said == 3:
             if b"DIE" in text:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -103,6 +106,9 @@ class ToyEngine:
                 print("a library that prints to stdout")
                 os.write(1, b"or writes to it")
         logits = np.zeros(258, np.float32)
+        if b"NTH" in text:  # a letter for the first answer of this process, the next one for the second, and so on
+            logits[ord("a") + self.num_begun - 1] = 1.0
+            return logits
         if b"SAY" in text:
             said = text.partition(b"SAY")[2].partition(b"YAS")[0]
             logits[said[num_said] if num_said < len(said) else END] = 1.0
