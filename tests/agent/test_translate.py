@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from garzone.agent.sandbox import open_sandbox
+from garzone.agent.translation import ecmascript
 from garzone.agent.translation.compare import same_value
 from garzone.agent.worker import run_task
 from garzone.core.errors import UnavailableError, UsageError
@@ -106,13 +107,19 @@ async def test_the_same_outputs_are_proved(tmp_path: Path, box: Sandbox) -> None
         ("/ numbers.length", "/ (numbers.length - 1)"),
         ("export function mean", 'require("node:fs"); export function mean'),
         ("return best", 'process.exit(0); return best'),
-        ("export function mean(numbers) {", "export function mean(numbers) { while (true) {}"),
     ],
 )  # fmt: skip
 async def test_other_outputs_are_not_proved(tmp_path: Path, box: Sandbox, old: str, new: str) -> None:
     assert old in JAVASCRIPT
     report = await translated(tmp_path, box, JAVASCRIPT.replace(old, new))
     assert report.verdict is not Verdict.PROVED, report
+
+
+async def test_what_never_ends_is_not_proved(tmp_path: Path, box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ecmascript, "DRIVE_S", 3.0)
+    endless = JAVASCRIPT.replace("export function mean(numbers) {", "export function mean(numbers) { while (true) {}")
+    report = await translated(tmp_path, box, endless)
+    assert report.verdict is Verdict.FAILED, report
 
 
 async def test_typescript_is_compiled_strictly(

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from garzone.clients import open_client
+from garzone.clients import open_client, transport
 from garzone.clients.ollama import OllamaClient
 from garzone.clients.openai import OpenAIClient
 from garzone.core.chat import ImagePart, Message, Role, TextPart
@@ -109,6 +110,27 @@ async def test_nobody_at_the_address_is_said() -> None:
         port = closed.getsockname()[1]
     with pytest.raises(BackendUnavailable, match="is it running"):
         await open_client(f"http://127.0.0.1:{port}")
+
+
+async def test_a_server_that_was_there_is_waited_for_longer_than_one_that_never_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with serving(ollama_app(Script)) as url:
+        client = OllamaClient(url)
+        await client.details(MODEL)
+    monkeypatch.setattr(transport, "asyncio", SimpleNamespace(sleep=sleep))
+    with pytest.raises(BackendUnavailable, match="is it running"):
+        await client.details("another")
+    assert waits == [0.25, 0.5, 1.0, 2.0]
+    waits.clear()
+    with pytest.raises(BackendUnavailable, match="is it running"):
+        await open_client(url)
+    assert waits == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("url", ["localhost:11434", "ftp://x", "http://", "", "http://[::1", "http://x:99999999"])

@@ -178,7 +178,7 @@ def test_decode_is_fast_enough(runner: ModelRunner) -> None:
     assert min(rates.values()) >= 20
 
 
-@pytest.mark.parametrize("implementations", ["default", "portable"])
+@pytest.mark.parametrize("implementations", ["default", pytest.param("portable", marks=pytest.mark.slow)])
 def test_the_first_token_comes_soon_with_an_empty_and_with_a_warm_kernel_cache(
     implementations: str, smollm2_path: Path, tmp_path: Path
 ) -> None:

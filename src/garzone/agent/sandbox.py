@@ -23,6 +23,7 @@ from garzone.core.errors import SandboxUnavailable
 from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxView
 
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+PASSED_ON = ("PYTEST_DISABLE_PLUGIN_AUTOLOAD",)  # what the user's own runs of a check go by, and what tells nothing
 FLOOD_FACTOR = 1024  # a command that prints this many times what is kept is not going to say anything useful: kill it
 # Root becomes one of these inside a sandbox; the range is systemd's for dynamic users (systemd.io/UIDS-GIDS).
 # A user each, because the limit on processes counts all of a user's, wherever they run.
@@ -66,7 +67,7 @@ def search_path(view: SandboxView) -> list[Path]:
 
 
 def clean_environment(view: SandboxView, *, home: str, path: Sequence[Path]) -> dict[str, str]:
-    """The environment of a command: nothing of ours but the language, nothing secret, nothing that varies."""
+    """The environment of a command: of ours the language and PASSED_ON, nothing secret, nothing that varies."""
     return {
         "PATH": os.pathsep.join(str(place) for place in path),
         "HOME": home,
@@ -78,6 +79,7 @@ def clean_environment(view: SandboxView, *, home: str, path: Sequence[Path]) -> 
         "PYTHONHASHSEED": "0",  # the same command twice should say the same twice
         "CI": "1",  # test runners that would watch files or ask questions do neither
         "NO_COLOR": "1",
+        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
         **_toolchain_homes(),
         **view.environment,
     }

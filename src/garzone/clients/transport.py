@@ -32,6 +32,7 @@ from garzone.core.errors import (
 
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_ATTEMPTS: Final = 5
+FIRST_ATTEMPTS: Final = 3  # while nothing has answered at this address: most likely nothing is there
 MAX_WAIT_S: Final = 20.0  # between two attempts, whatever the server asks for
 MAX_BODY_BYTES: Final = 64 << 20
 MAX_LINE_BYTES: Final = 16 << 20
@@ -86,6 +87,7 @@ class Transport:
         self.base_url = self._url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # for messages: no password
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
+        self._reached = False  # a server was there once: if it is not now, it may be restarting
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             limits=httpx2.Limits(max_connections=None),
@@ -181,7 +183,7 @@ class Transport:
             try:
                 response = await self._client.send(request, stream=True)
             except httpx2.ConnectError as error:
-                if attempt >= MAX_ATTEMPTS:
+                if attempt >= (MAX_ATTEMPTS if self._reached else FIRST_ATTEMPTS):
                     raise Unreachable(f"cannot reach {self.base_url}: is it running?") from error
             except httpx2.TimeoutException as error:
                 if isinstance(error, httpx2.ConnectTimeout):
@@ -191,6 +193,7 @@ class Transport:
             except httpx2.TransportError as error:
                 raise BackendUnavailable(f"{self.base_url}: hung up without an answer: {error}") from error
             else:
+                self._reached = True
                 if response.status_code == 200:
                     return response
                 try:
