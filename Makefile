@@ -11,7 +11,7 @@ demo: .venv/run  ## fetch a small model and repair three sample repositories wit
 	@$(PY) -m demo
 
 test: check      ## ruff, pyright, import-linter, pytest
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 check: .venv/dev ## the static part of `test`
 	@.venv/bin/ruff check .

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from garzone.bench import synthetic
 from garzone.engine.gguf import GGUFFile
 from garzone.engine.model_runner import ModelRunner
 from garzone.engine.row import Row
@@ -149,20 +150,22 @@ def test_rows_that_cannot_be_run_are_refused_and_change_nothing(
         runner.read_rows(0, 10, 11)
 
 
-def test_without_a_batched_path_the_same_calls_work_slot_by_slot(smollm2_path: Path, runner: ModelRunner) -> None:
-    slow = ModelRunner.load(
-        smollm2_path, num_ctx=64, device="CPU", num_slots=2, prefill_chunk=16, registry=Registry(portable.OFFERS)
+def test_without_a_batched_path_the_same_calls_work_slot_by_slot(tmp_path: Path) -> None:
+    path = synthetic.fetch("synthetic:tiny", tmp_path)
+    slow, fast = (
+        ModelRunner.load(path, num_ctx=64, device="CPU", num_slots=2, prefill_chunk=16, registry=registry)
+        for registry in (Registry(portable.OFFERS), default_registry())
     )
-    rows = [*rows_of(0, 0, 7, every=3), *rows_of(1, 0, 6, every=5)]
-    logits = slow.step(rows)
-    fast = runner.step(rows)
-    assert logits.shape == fast.shape == (5, 49_152)
+    tokens = np.random.default_rng(3).integers(0, fast.config.vocab_size, (2, 7)).tolist()
+    rows = [Row(slot, at, token, at % 3 == 0) for slot in (0, 1) for at, token in enumerate(tokens[slot])]
+    logits, close = slow.step(rows), fast.step(rows)
+    assert logits.shape == close.shape == (6, fast.config.vocab_size)
     # the C kernels round activations to eight bits
-    assert np.sqrt(((logits - fast) ** 2).mean()) < 0.5
-    assert np.array_equal(slow.hidden(rows).argmax(-1), runner.hidden(rows).argmax(-1))
-    again = slow.decode(SEQUENCES[1][6], 6, slot=1)
+    assert np.sqrt(((logits - close) ** 2).mean()) < 0.05 * logits.std()
+    assert np.allclose(slow.hidden(rows), fast.hidden(rows), atol=0.2)
+    again = slow.decode(tokens[1][6], 6, slot=1)
     slow.copy_rows(1, 0, 6)
-    assert np.allclose(slow.decode(SEQUENCES[1][6], 6, slot=0), again, atol=1e-3)
+    assert np.allclose(slow.decode(tokens[1][6], 6, slot=0), again, atol=1e-3)
     data = slow.read_rows(1, 2, 4)
     slow.write_rows(0, 2, 4, data)
-    assert np.allclose(slow.decode(SEQUENCES[1][6], 6, slot=0), again, atol=1e-3)
+    assert np.allclose(slow.decode(tokens[1][6], 6, slot=0), again, atol=1e-3)
