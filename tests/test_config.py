@@ -59,6 +59,23 @@ def test_a_wrong_config_file_is_refused_by_name(tmp_path: Path, text: str, named
         config.load({"GARZONE_HOME": str(tmp_path)})
 
 
+def test_ollamas_variables_mean_what_they_mean_to_ollama(tmp_path: Path) -> None:
+    env = {"GARZONE_HOME": str(tmp_path), "OLLAMA_CONTEXT_LENGTH": "4096", "OLLAMA_LOAD_TIMEOUT": "-1s"}
+    settings = config.load(env)
+    assert (settings.num_ctx, settings.load_timeout_s) == (4096, 0)
+    assert config.load({**env, "GARZONE_NUM_CTX": "2048"}).num_ctx == 2048
+    defaults = config.load({"GARZONE_HOME": str(tmp_path)})
+    zeros = config.load({**env, "OLLAMA_CONTEXT_LENGTH": "0", "OLLAMA_MAX_LOADED_MODELS": "0"})
+    assert (zeros.num_ctx, zeros.max_loaded) == (defaults.num_ctx, defaults.max_loaded)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_ctx", 0), ("max_loaded", 0), ("num_parallel", -1)])
+def test_numbers_that_nothing_can_work_with_are_refused(tmp_path: Path, field: str, value: int) -> None:
+    (tmp_path / "config.toml").write_text(f"{field} = {value}\n")
+    with pytest.raises(UsageError, match=f"{field} is {value}"):
+        config.load({"GARZONE_HOME": str(tmp_path)})
+
+
 def test_a_wrong_number_in_the_environment_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="GARZONE_NUM_CTX"):
         config.load({"GARZONE_HOME": str(tmp_path), "GARZONE_NUM_CTX": "many"})

@@ -36,8 +36,8 @@ class Settings:
     `home` holds ledger, cache and configuration; `models_dir` is Ollama's layout. `device` is a tinygrad device
     (`AMD`, `CUDA`, `METAL`, `CPU`), "" meaning the best one found. `num_ctx` is the context in tokens a model is
     loaded with when neither the request nor the model says less. `keep_alive_s` is how long an idle model stays
-    loaded (negative: for ever). `backend` is a URL the worker uses instead of the embedded engine, `backend_key` what
-    that server asks for. `max_loaded`
+    loaded (negative: for ever), `load_timeout_s` how long loading may take (0: as long as it does). `backend` is a
+    URL the worker uses instead of the embedded engine, `backend_key` what that server asks for. `max_loaded`
     models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
     `num_parallel` requests for one model are answered at the same time (0: as many as there is memory for).
     `draft_model` is a small model that guesses ahead for every other one that has the same vocabulary.
@@ -109,10 +109,16 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     for variable, (field_name, convert) in _FIELDS.items():
         if value := env.get(variable):
             try:
-                settings = replace(settings, **{field_name: convert(value)})
+                converted = convert(value)
             except ValueError as error:
                 raise UsageError(f"{variable}={value!r}: {error}") from error
-    return replace(settings, **{key: value for key, value in given.items() if value is not None})
+            if converted is not None:
+                settings = replace(settings, **{field_name: converted})
+    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    for field_name, least in _LEAST.items():
+        if getattr(settings, field_name) < least:
+            raise UsageError(f"{field_name} is {getattr(settings, field_name)}: it must be at least {least}")
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,11 @@ def _from_file(path: Path) -> dict[str, Any]:
     return known
 
 
+def _number(value: str) -> int | None:
+    """A whole number; 0 says "as you think best" in Ollama's variables, and nothing here."""
+    return int(value) or None
+
+
 def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
@@ -247,17 +258,29 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "GARZONE_MODEL": ("model", str),
     "GARZONE_BACKEND": ("backend", str),
     "GARZONE_BACKEND_KEY": ("backend_key", str),
+    "OLLAMA_CONTEXT_LENGTH": ("num_ctx", _number),
     "GARZONE_NUM_CTX": ("num_ctx", int),
-    "OLLAMA_MAX_LOADED_MODELS": ("max_loaded", int),
+    "OLLAMA_MAX_LOADED_MODELS": ("max_loaded", _number),
     "OLLAMA_MAX_QUEUE": ("max_queue", int),
     "OLLAMA_NUM_PARALLEL": ("num_parallel", int),
     "OLLAMA_KEEP_ALIVE": ("keep_alive_s", _duration_s),
-    "OLLAMA_LOAD_TIMEOUT": ("load_timeout_s", _duration_s),
+    "OLLAMA_LOAD_TIMEOUT": ("load_timeout_s", lambda value: max(_duration_s(value), 0.0)),
     "OLLAMA_ORIGINS": ("origins", _words),
     "GARZONE_API_KEY": ("api_key", str),
     "GARZONE_DRAFT_MODEL": ("draft_model", str),
     "GARZONE_MAX_MEMORY_BYTES": ("max_memory_bytes", int),
     "GARZONE_REQUEST_TIMEOUT": ("request_timeout_s", _duration_s),
+}
+# what a number must be for anything to work, wherever it came from
+_LEAST: Mapping[str, int] = {
+    "num_ctx": 1,
+    "max_loaded": 1,
+    "max_queue": 0,
+    "num_parallel": 0,
+    "max_memory_bytes": 0,
+    "load_timeout_s": 0,
+    "request_timeout_s": 0,
+    "shutdown_grace_s": 0,
 }
 VARIABLES = ("GARZONE_HOME", "OLLAMA_MODELS", "OLLAMA_HOST", *_FIELDS)
 """All variables that say how garzone runs, for programs that start it and pass on only what is named."""

@@ -118,11 +118,11 @@ class RunnerProcess:
         Raises:
             ModelFileError, DeviceUnavailable: as the process reports.
             RunnerCrashed: it died.
-            GenerationFailed: it took longer than `timeout_s`.
+            GenerationFailed: it took longer than `timeout_s` (0: it may take for ever).
         """
         self._send(load)
         try:
-            message = await asyncio.wait_for(asyncio.shield(self._loading), timeout_s)
+            message = await asyncio.wait_for(asyncio.shield(self._loading), timeout_s or None)
         except TimeoutError as error:
             raise GenerationFailed(
                 f"loading {load.path} took longer than {timeout_s:g} s and was given up; "
