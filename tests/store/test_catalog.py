@@ -75,6 +75,7 @@ def test_a_model_that_ollama_pulled_is_found_in_place(tmp_path: Path, tiny: byte
     assert model.parameter_size == human_number(int(model.model_info["general.parameter_count"]))
     assert (model.system, model.license) == ("Be brief.", "MIT")
     assert "<|im_start|>" in model.template, "the template in the weights can be rendered, Ollama's cannot"
+    assert not model.is_base
     assert model.capabilities[0] == "completion"
     assert model.model_info["general.architecture"] == "llama"
     assert "tokenizer.ggml.tokens" not in model.model_info

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from garzone.agent.context import Target
+from garzone.agent.document import as_document, is_over, within
 from garzone.agent.events import CandidateText, Listener
 from garzone.agent.excerpts import STEPS, excerpt
 from garzone.agent.habits import habits_of
 from garzone.agent.kinds import Attempt, Job, Material, Question, Style
-from garzone.agent.kinds.asking import preceded
+from garzone.agent.kinds.asking import language_of, preceded
 from garzone.agent.search_replace import is_finished
 from garzone.core.errors import BackendUnavailable, ContextTooSmall, GenerationFailed, Overloaded
 from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams, Usage
@@ -39,11 +40,12 @@ RETRY_DELAYS_S = (0.5, 2.0, 5.0)  # for a queue that is full for a moment
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a task may use of a model. `small` models are asked in fewer words."""
+    """What a task may use of a model. `small` ones are asked in fewer words, `is_base` ones go on with a document."""
 
     model: str
     context_tokens: int
     small: bool = False
+    is_base: bool = False
 
     @classmethod
     def of(cls, task: Task, details: ModelDetails) -> Budget:
@@ -51,7 +53,7 @@ class Budget:
         available = details.context_tokens or DEFAULT_CONTEXT_TOKENS
         size = num_parameters(details)
         small = size is not None and size < SMALL_PARAMETERS
-        return cls(task.model or details.name, min(available, MAX_CONTEXT_TOKENS), small)
+        return cls(task.model or details.name, min(available, MAX_CONTEXT_TOKENS), small, details.is_base)
 
 
 def num_parameters(details: ModelDetails) -> float | None:
@@ -200,9 +202,14 @@ class Writer:
             num_again = await self._count_all(again)
             if num_again + prompt.answer_tokens <= self._budget.context_tokens:
                 question, num_tokens = again, num_again
-        request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
         enough = partial(self._job.enough, target) if asked.style is not Style.EDITS else is_finished
-        return await self._patiently(number, enough, request, num_tokens)
+        opening = self._job.opening(target) if self._budget.is_base and asked.style is not Style.EDITS else None
+        lead = ""
+        if opening is not None and question.messages:
+            question, lead = as_document(question, language_of(target.path), opening)
+            enough = partial(is_over, lead)
+        request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
+        return within(lead, await self._patiently(number, enough, request, num_tokens, lead))
 
     async def answer(self, question: Question, max_tokens: int) -> str:
         """One greedy answer that is no candidate: what a kind wants to know beforehand."""
@@ -223,27 +230,33 @@ class Writer:
                 temperature=temperature, top_k=40, top_p=0.95, seed=seed, max_tokens=max_tokens, stop=question.stop
             ),
             num_ctx=self._budget.context_tokens,
+            raw=not question.messages and question.suffix is None,
             think=False,
             truncate=False,
             grammar=question.grammar,
         )
 
-    async def _patiently(self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int) -> str:
+    async def _patiently(
+        self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int, lead: str = ""
+    ) -> str:
         """An answer, asked for again where the backend was too busy, or broke off and may be there again by now.
 
-        Always the same model by the same name: behind one address there may be several servers, of which one died.
+        What the question ended with already (`lead`) is put before it. Always the same model by the same name: behind
+        one address there may be several servers, of which one died.
         """
         for delay_s in RETRY_DELAYS_S:
             try:
-                return await self._stream(number, enough, request, num_tokens)
+                return await self._stream(number, enough, request, num_tokens, lead)
             except (Overloaded, GenerationFailed, BackendUnavailable) as error:
                 if not isinstance(error, Overloaded):
                     self.notes.append(f"an answer was asked for again: {str(error)[:160]}")
                 await asyncio.sleep(delay_s)
-        return await self._stream(number, enough, request, num_tokens)
+        return await self._stream(number, enough, request, num_tokens, lead)
 
-    async def _stream(self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int) -> str:
-        text, usage = "", None
+    async def _stream(
+        self, number: int, enough: Enough | None, request: GenerateRequest, num_tokens: int, lead: str = ""
+    ) -> str:
+        text, usage = lead, None
         stream = self._generator.generate(request)
         async with contextlib.aclosing(stream):
             async for delta in stream:
@@ -258,7 +271,7 @@ class Writer:
                     if may_close and enough is not None and enough(text):
                         break
         if usage is None:  # broken off by us: the backend never told
-            usage = Usage(prompt_tokens=num_tokens, completion_tokens=await self._count(text))
+            usage = Usage(prompt_tokens=num_tokens, completion_tokens=await self._count(text[len(lead) :]))
         self.tokens += TokenCount(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         return text
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 from garzone.agent.edit import code_blocks
 from garzone.agent.events import CandidateJudged, CheckFinished, Event
 from garzone.agent.worker import run_task
-from garzone.bench.quality_answers import Timed, ask_once, fenced, oracle, replay
+from garzone.bench.quality_answers import Timed, ask_once, fenced, language, oracle, replay
 from garzone.bench.quality_grading import Grade, Grader, write_files
 from garzone.bench.quality_sabotage import Hostile, hostile_answers, hostile_files
 from garzone.bench.quality_suites import BenchTask, Commission, Reference, commission
@@ -273,7 +273,7 @@ class Bench:
         details = await generator.details(self._settings.model)
         num_ctx = min(details.context_tokens or ALONE_CONTEXT, ALONE_CONTEXT)
         text = await ask_once(
-            generator, self._settings.model, plain_prompt(task), num_ctx=num_ctx, max_tokens=ALONE_TOKENS
+            generator, details, plain_prompt(task), num_ctx=num_ctx, max_tokens=ALONE_TOKENS, language=language(task)
         )
         answer = {task.solution_path: plain_answer(task, text)}
         graded = await self._grader.grade(task, answer)

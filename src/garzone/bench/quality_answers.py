@@ -12,8 +12,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import PurePosixPath
 
+from garzone.agent.document import as_document
+from garzone.agent.kinds.asking import user
 from garzone.bench.quality_suites import BenchTask, Reference
-from garzone.core.chat import Message, Role
 from garzone.core.generation import Delta, FinishReason, GenerateRequest, ModelDetails, SamplingParams, ServedBy, Usage
 from garzone.core.ports import TextGenerator
 
@@ -64,9 +65,14 @@ class Answers:
         """Nothing to release."""
 
 
+def language(task: BenchTask) -> str:
+    """Of the answer, as Markdown names it."""
+    return {".ts": "typescript", ".mjs": "javascript"}.get(PurePosixPath(task.solution_path).suffix, "python")
+
+
 def oracle(task: BenchTask, reference: Reference) -> Answers:
     """Answers with the reference solution, as a well-behaved model would write it."""
-    language = {".ts": "typescript", ".mjs": "javascript"}.get(PurePosixPath(task.solution_path).suffix, "python")
+    written_in = language(task)
     text = reference.files.get(task.solution_path, "")
     if task.suite == "testgen_humaneval":
         text = _as_pytest(reference.tests, task.files["solution.py"], task.entry_point)
@@ -75,8 +81,8 @@ def oracle(task: BenchTask, reference: Reference) -> Answers:
         if request.suffix is not None:  # fill in the middle: the middle alone, without a fence
             return reference.middle or text
         if reference.middle and _asks_for_middle(request):
-            return fenced(reference.middle, language)
-        return fenced(text, language)
+            return fenced(reference.middle, written_in)
+        return fenced(text, written_in)
 
     return Answers(answer, "oracle")
 
@@ -161,17 +167,27 @@ class Timed:
         """The other is not ours to close."""
 
 
-async def ask_once(generator: TextGenerator, model: str, prompt: str, *, num_ctx: int, max_tokens: int) -> str:
-    """One greedy answer without any worker: what the model says when it is simply asked."""
+async def ask_once(
+    generator: TextGenerator, details: ModelDetails, prompt: str, *, num_ctx: int, max_tokens: int, language: str
+) -> str:
+    """One greedy answer without any worker: what the model says when it is simply asked.
+
+    A pretrained model, which knows no turns, gets the same as a document to go on with.
+    """
+    question, lead = user(prompt), ""
+    if details.is_base:
+        question, lead = as_document(question, language)
     request = GenerateRequest(
-        model=model,
-        messages=(Message.of(Role.USER, prompt),),
-        sampling=SamplingParams(temperature=0.0, seed=1, max_tokens=max_tokens),
+        model=details.name,
+        messages=question.messages,
+        prompt=question.prompt,
+        raw=details.is_base,
+        sampling=SamplingParams(temperature=0.0, seed=1, max_tokens=max_tokens, stop=question.stop),
         num_ctx=num_ctx,
         think=False,
         truncate=False,
     )
-    return "".join([delta.text async for delta in generator.generate(request)])
+    return lead + "".join([delta.text async for delta in generator.generate(request)])
 
 
 def _tokens(text: str) -> int:

@@ -15,7 +15,15 @@ from garzone.clients.token_counter import TokenCounter, as_one_message, input_to
 from garzone.clients.transport import Asked, Transport, Unreachable, error_message, estimate_tokens, without_v1
 from garzone.core.chat import ImagePart, Message, ToolCall, ToolSpec
 from garzone.core.errors import BackendUnavailable, GenerationFailed, InvalidRequest, ModelNotFound
-from garzone.core.generation import Delta, FinishReason, GenerateRequest, ModelDetails, ServedBy, Usage
+from garzone.core.generation import (
+    NO_TEMPLATE,
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    ModelDetails,
+    ServedBy,
+    Usage,
+)
 
 DEFAULT_NUM_CTX: Final = 8192  # as config.Settings.num_ctx
 _INFO_TIMEOUT_S: Final = 30.0
@@ -111,6 +119,7 @@ class OllamaClient:
             system=str(shown.get("system") or ""),
             license=str(shown.get("license") or ""),
             model_info=info,
+            is_base="completion" in (capabilities or ()) and shown.get("template") in NO_TEMPLATE,
         )
 
     async def served_by(self, model: str) -> ServedBy:

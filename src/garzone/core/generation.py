@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from garzone.core.chat import Message, ToolCall, ToolSpec
 
@@ -193,6 +193,9 @@ class Embeddings:
     embed_ms: float = 0.0
 
 
+NO_TEMPLATE: Final = ("", "{{ .Prompt }}")  # none at all, and what Ollama writes where there is none
+
+
 @dataclass(frozen=True, slots=True)
 class ModelDetails:
     """What is known of a model without running it.
@@ -202,7 +205,8 @@ class ModelDetails:
     metadata (0 where unknown), `template` from the GGUF or the store. `model_info` holds the metadata as the file has
     it, without the vocabulary arrays. `path` is the weights file, "" when the model is not on this machine.
     `messages` begin every conversation with it (a Modelfile's MESSAGE lines). `takes_grammar` says that answers of the
-    backend it was asked of can be held to a `GenerateRequest.grammar`; the others ignore one.
+    backend it was asked of can be held to a `GenerateRequest.grammar`; the others ignore one. `is_base` says that
+    neither its file nor its store has a chat template: a pretrained model, which goes on with a text.
     """
 
     name: str
@@ -223,6 +227,7 @@ class ModelDetails:
     path: str = ""
     messages: tuple[Message, ...] = ()
     takes_grammar: bool = False
+    is_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Final
 
 from garzone.config import pip_index
 from garzone.core.errors import GarzoneError, InvalidReference, ModelNotFound, StoreError
-from garzone.core.generation import ModelDetails
+from garzone.core.generation import NO_TEMPLATE, ModelDetails
 from garzone.core.ports import ProgressCallback
 from garzone.core.recipe import ModelRecipe, TensorSummary
 from garzone.engine.gguf import GGUFFile
@@ -404,6 +404,7 @@ class Store:
             modified_at=stored.modified_at,
             template=template,
             capabilities=capabilities_under(header, template),
+            is_base=template in NO_TEMPLATE and "completion" in header.capabilities,
             system="\n".join(self._texts(stored.manifest, SYSTEM)),
             license="\n".join(self._texts(stored.manifest, LICENSE)) or header.license,
             parameters=parse_parameters(parameters.encode()),

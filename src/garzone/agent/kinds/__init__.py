@@ -193,6 +193,10 @@ class Job(ABC):
         """Whether an unfinished answer already holds all that is needed."""
         return bool(bare_code(answer)) or any(block.closed and block.code.strip() for block in code_blocks(answer))
 
+    def opening(self, target: Target) -> str | None:
+        """How the code of an answer begins, for models that go on with a text; None where the answer is not code."""
+        return None
+
     def unchanged(self, draft: Draft) -> str | None:
         """What to tell the model when its draft is no change at all."""
         if draft.edits and all(edit.changes_nothing for edit in draft.edits):

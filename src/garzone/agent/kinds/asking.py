@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -10,6 +11,7 @@ from garzone.agent.edit import code_blocks
 from garzone.agent.kinds import Attempt, Question
 from garzone.agent.prompts import fenced, render
 from garzone.agent.search_replace import holds_blocks
+from garzone.agent.target import is_python, node_at, parse, split_lines
 from garzone.core.chat import Message, Role
 
 HABITS = "How code looks in this repository; for the style of what you write only, it is not a task:"
@@ -68,6 +70,16 @@ def essence(target: Target, answer: str) -> str:
         if blocks
         else answer[:MAX_SHOWN_AGAIN]
     )
+
+
+def signature(target: Target) -> str:
+    """The lines of a Python function up to its body; "" where they do not say enough."""
+    tree = parse(target.source.text) if target.span and is_python(target.path) else None
+    node = node_at(tree, target.span) if tree and target.span else None
+    if target.span is None or node is None or node.body[0].lineno == node.lineno:
+        return ""
+    lines = split_lines(target.source.text)[target.span.first_line - 1 : node.body[0].lineno - 1]
+    return textwrap.dedent("".join(lines))
 
 
 def sentence(text: str) -> str:

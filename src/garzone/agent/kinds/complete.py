@@ -18,7 +18,7 @@ from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.examples import Examples
 from garzone.agent.holes import MARK, Hole, fill, find_holes, lead_in, trapped
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style, drafted
-from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
 from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.fix import read_code
 from garzone.agent.prompts import render
@@ -147,6 +147,10 @@ class Complete(Job):
     def expected_text(self, target: Target) -> str:
         """A body is about as long as the functions around it; a marked hole is short."""
         return target.code[:1200] if target.span else ""
+
+    def opening(self, target: Target) -> str | None:
+        """The function's own first lines, where its whole body is asked for."""
+        return signature(target) if _hole(target).is_body else ""
 
     def unchanged(self, draft: Draft) -> str | None:
         """Whether a stub was answered with a stub."""

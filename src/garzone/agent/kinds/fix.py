@@ -16,7 +16,7 @@ from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_func
 from garzone.agent.edit_syntax import replace_definition, replace_text
 from garzone.agent.events import CheckFinished
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style, drafted
-from garzone.agent.kinds.asking import again, language_of, user
+from garzone.agent.kinds.asking import again, language_of, signature, user
 from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.prompts import render
 from garzone.agent.proof import OUTPUT_CHARS, Trial, check_as_it_is, check_draft
@@ -132,6 +132,10 @@ class Fix(Job):
     def enough(self, target: Target, answer: str) -> bool:
         """True once a code block is closed that defines the target."""
         return defines_target(target, answer)
+
+    def opening(self, target: Target) -> str | None:
+        """The function's own first lines."""
+        return signature(target)
 
     def unchanged(self, draft: Draft) -> str | None:
         """Whether the bug is still there, letter for letter."""

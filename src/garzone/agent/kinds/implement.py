@@ -21,14 +21,14 @@ from garzone.agent.evidence import Evidence
 from garzone.agent.examples import Examples
 from garzone.agent.holes import find_holes
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
-from garzone.agent.kinds.asking import again, language_of, sentence, user
+from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
 from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.kinds.fix import defines_target, read_code
 from garzone.agent.prompts import fenced, render
 from garzone.agent.proof import OUTPUT_CHARS, Trial, check_draft, failing_output
 from garzone.agent.stage import Run
-from garzone.agent.target import SourceText, is_protected, parse
+from garzone.agent.target import SourceText, is_protected, is_python, parse
 from garzone.agent.testfiles import import_line, test_command
 from garzone.agent.wanted import Wanted, wanted_of
 from garzone.core.chat import Message, Role
@@ -242,6 +242,13 @@ class Implement(Job):
     def enough(self, target: Target, answer: str) -> bool:
         """A closed block that defines the target."""
         return defines_target(target, answer) if target.span else super().enough(target, answer)
+
+    def opening(self, target: Target) -> str | None:
+        """The function's own first lines, or the name that the tests want."""
+        if target.is_new and is_python(target.path) and len(self._wanted.names) == 1:
+            (name,) = self._wanted.names
+            return "" if name[:1].isupper() else f"def {name}("
+        return signature(target)
 
     async def prove(self, target: Target, draft: Draft) -> Trial:
         """The given check; else the model's own tests and what was there before, which prove nothing by themselves."""

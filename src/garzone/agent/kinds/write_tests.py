@@ -193,6 +193,10 @@ class WriteTests(Job):
         edit = FileEdit(target.path, target.source.text, text, text.encode(), target.is_new)
         return Draft((edit,))
 
+    def opening(self, target: Target) -> str | None:
+        """The import of what is tested."""
+        return f"{self._import_line(target)}\n" if target.is_new else ""
+
     async def prove(self, target: Target, draft: Draft) -> Trial:
         """Pass on the code, fail on its mutants, reach something new."""
         stage = self.setting.stage
