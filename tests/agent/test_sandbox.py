@@ -97,6 +97,27 @@ def test_there_is_no_network_not_even_this_machine(box: Sandbox, place: Path) ->
     assert "refused" in result.output.lower() or "unreachable" in result.output.lower()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_tools_have_an_empty_place_to_write_in_what_is_read_only(
+    there: bool, box: Sandbox, place: Path, tmp_path: Path
+) -> None:
+    modules = tmp_path / "node_modules"
+    (modules / "vite").mkdir(parents=True)
+    (modules / "vite/index.js").write_text("1")
+    (modules / "linked").symlink_to("vite")
+    cache = modules / ".vite"
+    if there:
+        cache.mkdir()
+        (cache / "old").write_text("of the user")
+    view = SandboxView(read_only=(modules,), scratch=(cache,))
+    command = f"cd {modules}; cat linked/index.js; readlink linked; ls .vite; echo new > .vite/new; cat .vite/new; "
+    result = run(box, command + "echo 2 > vite/index.js; echo 2 > other; mkdir .bin", place, view)
+    assert result.output.startswith("1vite\nnew\n"), result.output
+    assert result.output.count("Read-only file system") == 3
+    assert sorted(each.name for each in modules.iterdir()) == sorted([".vite"] * there + ["linked", "vite"])
+    assert [each.name for each in cache.glob("*")] == ["old"] * there
+
+
 def test_a_background_process_does_not_survive(box: Sandbox, place: Path) -> None:
     started = time.monotonic()
     result = run(box, "(setsid nohup sleep 98765 >/dev/null 2>&1 &) ; (setsid sleep 98765 &) ; echo gone", place)

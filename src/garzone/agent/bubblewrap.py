@@ -112,6 +112,8 @@ class BubblewrapSandbox:
         for secret in (Path.home() / name for name in SECRETS_IN_TOOLCHAINS):
             if secret.exists() and any(place in secret.parents for place in mounts):
                 mounts.add(secret, "--ro-bind", "/dev/null", str(secret))
+        for place in dict.fromkeys(cache.parent for cache in view.scratch):
+            mounts.add(place, *_with_scratch(place, [cache for cache in view.scratch if cache.parent == place]))
         mounts.add(inside, "--bind", str(directory), str(inside))
         for name in view.pinned:
             mounts.add(inside / name, "--ro-bind", str(directory / name), str(inside / name))
@@ -193,6 +195,26 @@ class _Mounts:
             arguments += mount
             mounted.add(place)
         return arguments
+
+
+def _with_scratch(place: Path, scratch: list[Path]) -> list[str]:
+    """A read-only place with some empty directories in it that can be written.
+
+    Where such a directory is not there, there is nothing to mount it on: the place is then put together anew, entry by
+    entry. Symlinks stay symlinks, for what they lead to finds its neighbours from there (pnpm).
+    """
+    whole = all(each.is_dir() and not each.is_symlink() for each in scratch)
+    arguments = ["--ro-bind", str(place), str(place)] if whole else ["--perms", "0755", "--tmpfs", str(place)]
+    for entry in () if whole else sorted(place.iterdir()):
+        if entry in scratch:
+            continue
+        if entry.is_symlink():
+            arguments += ["--symlink", os.readlink(entry), str(entry)]  # noqa: PTH115 - the link's text, not a path
+        else:
+            arguments += ["--ro-bind", str(entry), str(entry)]
+    for each in scratch:
+        arguments += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", str(each)]
+    return arguments if whole else [*arguments, "--remount-ro", str(place)]
 
 
 def _system_mounts() -> list[str]:

@@ -24,6 +24,9 @@ from garzone.core.ports import Sandbox, SandboxLimits, SandboxResult, SandboxVie
 from garzone.core.task import Check
 
 INSTALLED = (".venv", "venv", "node_modules")  # not tracked, but what a project's check runs with
+# What tools keep below node_modules: vitest ends with an error where it cannot write its results there. The last three
+# are vite's, and are made where it is installed; that costs a mount for every package.
+CACHES, VITE_CACHES = (".cache", ".vite", ".vite-temp", ".vitest"), (".vite", ".vite-temp", ".vitest")
 MAX_PINNED = 200  # mounts; the comparison after the run covers the rest
 # V8 reserves 10 GiB of addresses, not of memory, for each WebAssembly memory; vitest has several
 NODE_ADDRESS_BYTES = 64 << 30
@@ -183,6 +186,7 @@ class Stage:
             read_only=(probe, shelf, *installed),
             pinned=tuple(pinned),
             writable=(place.drawer, place.record),
+            scratch=tuple(cache for root in installed if root.name == "node_modules" for cache in _caches(root)),
             path_first=tuple(root for root in programs if root.is_dir()),
             path_last=(Path(sys.prefix) / "bin",),
             environment={**variables, **environment},
@@ -194,6 +198,13 @@ class Stage:
         for root in (place.scene.path, self.repository.top):
             output = output.replace(f"{root}/", "").replace(str(root), ".")
         return replace(result, output=output)
+
+
+def _caches(modules: Path) -> list[Path]:
+    """Where tools that are installed below a node_modules want to write."""
+    has_vite = any((modules / name).is_dir() for name in ("vite", "vitest"))
+    made = VITE_CACHES if has_vite else ()
+    return [modules / name for name in CACHES if name in made or (modules / name).is_dir()]
 
 
 def _head(path: Path) -> bytes:

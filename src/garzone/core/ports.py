@@ -210,8 +210,9 @@ class SandboxView:
     `appears_at` is the path under which the directory shows inside (None: its own); a sandbox that cannot move things
     ignores it. `start_in` is the subdirectory the command starts in. `read_only` are further host paths that can be
     read, at their own path; `pinned` are paths below the directory that cannot be written; `writable` are host
-    directories that can. `path_first` comes before the system's PATH, `path_last` after it. `environment` is added to
-    an otherwise clean one.
+    directories that can. `scratch` are directories directly below one of `read_only`, whether there or not, that are
+    empty and writable inside and gone afterwards; a sandbox that cannot hide things ignores them. `path_first` comes
+    before the system's PATH, `path_last` after it. `environment` is added to an otherwise clean one.
     """
 
     appears_at: Path | None = None
@@ -219,6 +220,7 @@ class SandboxView:
     read_only: tuple[Path, ...] = ()
     pinned: tuple[str, ...] = ()
     writable: tuple[Path, ...] = ()
+    scratch: tuple[Path, ...] = ()
     path_first: tuple[Path, ...] = ()
     path_last: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
