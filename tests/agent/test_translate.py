@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from garzone.agent.harness import make_cases
 from garzone.agent.sandbox import open_sandbox
-from garzone.agent.translation import ecmascript
-from garzone.agent.translation.compare import same_value
+from garzone.agent.translation import Function, ecmascript
+from garzone.agent.translation.compare import differences, same_value
 from garzone.agent.worker import run_task
 from garzone.core.errors import UnavailableError, UsageError
 from garzone.core.ports import Sandbox
@@ -216,6 +218,61 @@ def driven(tmp_path: Path, code: str) -> list[dict[str, object]]:
     command = ["node", str(driver), "t.js", "cases.json", "-"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "GARZONE_OUT": str(out)}, check=False, timeout=30)
     return json.loads(out.read_text())["results"]["f"] if out.exists() else []
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_one_input_without_an_end_does_not_hide_the_others(tmp_path: Path) -> None:
+    code = "function f(x) { while (x === 1) {} return x; }"
+    assert driven(tmp_path, code) == [{"late": True}, {"result": 2}]
+    (case, other) = {"arguments": [1], "result": 1, "unlike": True}, {"arguments": [2], "result": 2}
+    found = differences(Function("f", (case, other)), [{"late": True}, {"result": 2}])
+    assert found == ([], ["f(1) does not end"])
+    assert differences(Function("f", (other, other)), [{"late": True}, {"skipped": True}]) == (
+        ["f(2) does not end"],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("examples", "arguments", "unlike"),
+    [
+        ([[13195], [2048]], [0], True),
+        ([[13195], [2048]], [12], False),
+        ([["a b c"], ["a b b a"]], ["a  "], True),
+        ([["a b c"], ["a b b a"]], [" a"], True),
+        ([["a b c"], ["a b b a"]], ["c a"], False),
+        ([[" a  b"], ["a "]], ["b  a "], False),
+    ],
+)
+def test_what_all_examples_keep_is_a_rule(examples: list[list[object]], arguments: list[object], unlike: bool) -> None:
+    assert make_cases.is_unlike(make_cases.rules_of(examples), arguments) is unlike
+
+
+def test_a_result_of_another_type_than_the_function_says_is_not_meant() -> None:
+    number, text = ast.parse("int", mode="eval").body, ast.parse("List[int]", mode="eval").body
+    assert make_cases.contradicts(number, {"result": None})
+    assert make_cases.contradicts(number, {"result": True})
+    assert not make_cases.contradicts(number, {"result": 1.5})
+    assert not make_cases.contradicts(number, {"raises": "ValueError"})
+    assert not make_cases.contradicts(text, {"result": None})
+    assert not make_cases.contradicts(None, {"result": None})
+
+
+@pytest.mark.parametrize(
+    ("output", "lacking"),
+    [
+        (
+            "a.ts(1,1): error TS2580: Cannot find name 'require'. Do you need to install type definitions for node?",
+            True,
+        ),
+        ("a.ts(1,1): error TS2307: Cannot find module 'crypto' or its corresponding type declarations.", True),
+        ("a.ts(1,1): error TS2307: Cannot find module 'left-pad' or its corresponding type declarations.", False),
+        ("a.ts(1,1): error TS2580: Cannot find name 'require'.\na.ts(2,1): error TS2322: Type 'x'.", False),
+        ("", False),
+    ],
+)
+def test_missing_types_of_node_are_no_fault_of_a_translation(output: str, lacking: bool) -> None:
+    assert ecmascript.lacks_types_of_node(output) is lacking
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

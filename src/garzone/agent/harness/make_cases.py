@@ -3,8 +3,9 @@
 Inputs come from the examples of docstrings, from annotations, and from literals of the source, varied. To $GARZONE_OUT,
 as JSON: {name: [{"arguments": [...], "result": ...} or {"arguments": [...], "raises": type}]}; only what JSON can hold
 exactly, and only what comes out the same twice. "unlike" is true for inputs that break a rule which all examples of the
-docstring keep (bits only, no element twice, equal lengths): what is asked of the function there is not known. Inputs on
-which the source raises what it does not name itself are left out.
+docstring keep (bits only, no element twice, equal lengths), and for those whose result is of another type than the
+function says: what is asked of it there is not known. Inputs on which the source raises what it does not name itself
+are left out.
 """
 # pyright: basic
 
@@ -227,6 +228,11 @@ def rules_of(pool):
         letters = set("".join(texts))
         if texts and not any(is_blank(text) for text in texts):
             rules.append(lambda a, at=at: not any(isinstance(x, str) and is_blank(x) for x in leaves(a[at])))
+        rules += [
+            lambda a, at=at, is_odd=is_odd: not any(isinstance(x, str) and is_odd(x) for x in leaves(a[at]))
+            for is_odd in (starts_blank, ends_blank, is_spaced)
+            if texts and not any(map(is_odd, texts))
+        ]
         if sum(map(len, texts)) >= 3 * len(letters) and letters and len(letters) <= 6:
             rules.append(
                 lambda a, at=at, seen=letters: {c for x in leaves(a[at]) if isinstance(x, str) for c in x} <= seen
@@ -252,9 +258,9 @@ def rules_of(pool):
                 if all(map(holds, found))
             ]
         numbers = [x for value in values for x in leaves(value) if kind_of(x) == "number"]
-        if len(numbers) > 2 and min(numbers) > 0:
+        if len(numbers) > 1 and min(numbers) > 0:
             rules.append(lambda a, at=at: all(x > 0 for x in leaves(a[at]) if kind_of(x) == "number"))
-        elif len(numbers) > 2 and min(numbers) == 0:
+        elif len(numbers) > 1 and min(numbers) == 0:
             rules.append(lambda a, at=at: all(x >= 0 for x in leaves(a[at]) if kind_of(x) == "number"))
         if len(numbers) > 2 and all(isinstance(x, int) for x in numbers):
             rules.append(lambda a, at=at: all(isinstance(x, int) for x in leaves(a[at]) if kind_of(x) == "number"))
@@ -269,6 +275,18 @@ def rules_of(pool):
 
 def is_blank(text):
     return text != "" and not text.strip()
+
+
+def starts_blank(text):
+    return text[:1].isspace()
+
+
+def ends_blank(text):
+    return text[-1:].isspace()
+
+
+def is_spaced(text):
+    return "  " in text
 
 
 def distinct(items):
@@ -288,6 +306,13 @@ def one_size(items):
 
 def same_length(one, other):
     return isinstance(one, (str, list)) and isinstance(other, (str, list)) and len(one) == len(other)
+
+
+def contradicts(annotation, case):
+    """Whether a result is of another type than the function says; whatever is not plain says nothing."""
+    name = annotation.id if isinstance(annotation, ast.Name) else ""
+    kinds = {"int": "number", "float": "number", "str": "str", "bool": "bool", "list": "list", "dict": "dict"}
+    return name in kinds and "result" in case and kind_of(case["result"]) != kinds[name]
 
 
 def is_unlike(rules, arguments):
@@ -345,7 +370,8 @@ def cases_of(function, node, source):
         tried.add(key)
         try:
             case = attempt(function, arguments, explicit)
-            found.append({**case, "unlike": True} if is_unlike(rules, arguments) else case)
+            unlike = is_unlike(rules, arguments) or contradicts(node.returns, case)
+            found.append({**case, "unlike": True} if unlike else case)
         except (ValueError, RecursionError, TypeError):
             pass
 

@@ -21,6 +21,8 @@ from garzone.core.task import Check
 
 TSC_OPTIONS = "--noEmit --strict --target ES2022 --module commonjs --skipLibCheck --pretty false"
 DRIVE_S, COMPILE_S = 30.0, 60.0
+NO_NODE_TYPES = "it needs the types of node, which are not installed (@types/node), so it was neither compiled nor run"
+_BUILT_IN = re.compile(r"Cannot find module '(?:node:\w+|assert|buffer|crypto|events|fs|os|path|url|util|zlib)'")
 # What the realm of the comparison does not have and every other place does, or the other way round: code that looks for
 # it may do there what it does nowhere else.
 _SURROUNDINGS = words("""
@@ -73,6 +75,8 @@ class EcmaScript(Toolchain):
                 command = command.replace(" --moduleResolution node10", "")  # later compilers know it no more
                 run = await stage.run(command, contents, wall_s=COMPILE_S, probed=False, visible=visible)
             checks.append(run.as_check(f"tsc --noEmit --strict {shown}"))
+            if not run.passed and lacks_types_of_node(run.result.output):
+                return Outcome(tuple(checks), doubts=(NO_NODE_TYPES,))
             if not run.passed:
                 return Outcome(tuple(checks), complaint=run.result.output[:1200])
         given = {function.name: [case["arguments"] for case in function.cases] for function in functions}
@@ -87,6 +91,14 @@ class EcmaScript(Toolchain):
         if not run.passed or (functions and not results):
             return Outcome(tuple(checks), complaint=told(run.result.output), run=run)
         return Outcome(tuple(checks), results, run=run)
+
+
+def lacks_types_of_node(output: str) -> bool:
+    """Whether nothing is wrong but that the compiler was not told what node has."""
+    errors = re.findall(r"error (TS\d+): (.*)", output)
+    return bool(errors) and all(
+        code in ("TS2580", "TS2591") or (code == "TS2307" and _BUILT_IN.search(text)) for code, text in errors
+    )
 
 
 def _surroundings(edit: FileEdit) -> list[str]:
