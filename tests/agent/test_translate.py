@@ -216,7 +216,8 @@ def driven(tmp_path: Path, code: str) -> list[dict[str, object]]:
     out = tmp_path / "out.json"
     driver = files("garzone.agent.harness") / "drive_js.cjs"
     command = ["node", str(driver), "t.js", "cases.json", "-"]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "GARZONE_OUT": str(out)}, check=False, timeout=30)
+    environment = {**os.environ, "GARZONE_OUT": str(out), "GARZONE_CALL_MS": "200"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=60)
     return json.loads(out.read_text())["results"]["f"] if out.exists() else []
 
 
