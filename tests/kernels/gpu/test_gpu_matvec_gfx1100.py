@@ -35,9 +35,15 @@ def test_a_product_clears_every_point_of_the_bar(ggml_type):
     assert found.slots <= (allowed or slots_bar(ggml_type))
 
 
-@pytest.mark.parametrize("ggml_type", [GGMLType.Q4_K, GGMLType.Q6_K], ids=str)
+# Those that come closest, and a 7B file's; every type takes part before a release.
+NARROW = {GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q6_K}
+TWO_ROWS = [pytest.param(t, id=t.name, marks=() if t in NARROW else pytest.mark.slow) for t in QUANTS]
+
+
+@pytest.mark.parametrize("ggml_type", TWO_ROWS)
 def test_two_rows_a_wave_clear_it_too(ggml_type):
-    assert not cost(ggml_type, 2).misses
+    misses = cost(ggml_type, 2).misses
+    assert [miss for miss in misses if ggml_type not in SLOTS_ABOVE_THE_BAR or not miss.startswith("slots")] == []
 
 
 def test_the_table_says_what_is_missed_and_json_holds_all_of_it(capsys):

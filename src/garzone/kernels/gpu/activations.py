@@ -40,9 +40,12 @@ class Row:
     first_word: UOp | int
     num_elements: int
 
-    def words(self, element: UOp, count: int) -> list[UOp]:
-        """``count`` words of int8 from the one that holds ``element``, a multiple of four."""
-        start = element // 4 + self.first_word
+    def words(self, first: UOp, count: int) -> list[UOp]:
+        """``count`` words of four int8 from number ``first`` on.
+
+        Not from an element: its division would hide from renderers that the address is a multiple of 16.
+        """
+        start = first + self.first_word
         return [self.buffer[start + i].load() for i in range(count)]
 
     def groups(self, group: UOp, count: int) -> list[tuple[UOp, UOp]]:

@@ -71,7 +71,7 @@ class _Piece(NamedTuple):
 
 
 def _piece(step: Step) -> _Piece:
-    words = step.row.words(step.block * 256 + step.piece * 64, 16)
+    words = step.row.words(step.block * 64 + step.piece * 16, 16)
     groups = step.row.groups(step.block * 8 + step.piece * 2, 2)
     return _Piece(
         [words[4 * s : 4 * s + 4] for s in range(4)], [step.keep(scale) for scale, _ in groups], [w for _, w in groups]
@@ -89,15 +89,15 @@ def _four_runs(
 
 
 def _arrange_two_bits(blocks: np.ndarray, out: np.ndarray) -> None:
-    """16 bytes a lane: bits 2s, 2s + 1 of a byte are sub-block s; then four bytes a lane of its scales and minima."""
+    """20 bytes a lane: 16 whose bits 2s, 2s + 1 are sub-block s, four of its scales and minima."""
     for j in range(4):
-        target = out[:, 16 * j : 16 * j + 16]
+        target = out[:, 20 * j : 20 * j + 16]
         target[:] = 0
         for s in range(4):
             half, plane, side = _sub_block(j, s)
             source = blocks[:, 16 + 32 * half + 16 * side :][:, :16]
             target |= ((source >> (2 * plane)) & 3) << (2 * s)
-            out[:, 64 + 4 * j + s] = blocks[:, 8 * half + 2 * plane + side]
+            out[:, 20 * j + 16 + s] = blocks[:, 8 * half + 2 * plane + side]
     out[:, 80:] = blocks[:, 80:]
 
 
@@ -109,6 +109,15 @@ class _WithSums(NamedTuple):
     high: UOp
     scale: UOp
     minus_scale: UOp
+
+
+class _TwoBitBlock(NamedTuple):
+    """What a lane loaded of a block: numbers, scales and minima, the word behind them, the two factors."""
+
+    numbers: list[UOp]
+    header: UOp
+    behind: UOp
+    factors: UOp
 
 
 @dataclass(frozen=True)
@@ -130,20 +139,26 @@ class TwoBits:
         piece = _piece(step)
         permute = step.intrinsics.permute_bytes
         low, high = (permute(piece.sums[1], piece.sums[0], word(which)) for which in (0x06040200, 0x07050301))
-        scales = [step.intrinsics.as_it_is(piece.scales[0] * factor) for factor in (1 / 64, -1 / 16)]
+        # Both scales are the same; reading both lets the group be one load of 16 bytes.
+        scales = [step.intrinsics.as_it_is(piece.scales[i] * factor) for i, factor in enumerate((1 / 64, -1 / 16))]
         return _WithSums(piece, low, high, *scales)
 
-    def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], UOp, UOp]:
-        """See ``Quant``: numbers, scales and minima, factors."""
-        return (
-            words_at(step, weights, base, step.piece * 16, 4),
-            words_at(step, weights, base, step.piece * 4 + 64, 1)[0],
+    def load(self, step: Step, weights: UOp, base: UOp) -> _TwoBitBlock:
+        """See ``Quant``."""
+        own = base + step.piece * 5
+        return _TwoBitBlock(
+            words_at(step, weights, own, 0, 4),
+            element_at(weights, own, 16),
+            words_at(step, weights, own, 20, 1)[0],
             element_at(weights, base, 80),
         )
 
-    def dot(self, step: Step, loaded: tuple[list[UOp], UOp, UOp], prepared: _WithSums) -> list[UOp]:
+    def dot(self, step: Step, loaded: _TwoBitBlock, prepared: _WithSums) -> list[UOp]:
         """See ``Quant``."""
-        packed, header, factors = loaded
+        packed, header = loaded[:2]
+        # The last lane of a block has the factors behind its own header: no load of their own.
+        factors = step.intrinsics.last_of_four(loaded.behind)
+        factors = loaded.factors if factors is None else factors
         piece, low, high = prepared[:3]
         intrinsics = step.intrinsics
         masked = intrinsics.as_it_is(header & LOW_NIBBLES)
@@ -170,9 +185,9 @@ class TwoBits:
             half_to_float(factors, 1) * (to_float(below) * prepared.minus_scale),
         ]
 
-    def runs(self, step: Step, loaded: tuple[list[UOp], UOp, UOp]) -> list[Run]:
+    def runs(self, step: Step, loaded: _TwoBitBlock) -> list[Run]:
         """See ``Quant``."""
-        packed, header, factors = loaded
+        packed, header, _, factors = loaded
         scales = [half_to_float(factors) * to_float((header >> (8 * s)) & 15) for s in range(4)]
         minima = [half_to_float(factors, 1) * to_float((header >> (8 * s + 4)) & 15) for s in range(4)]
         numbers = [[(w >> (2 * s)) & 0x03030303 for w in packed] for s in range(4)]
@@ -192,9 +207,9 @@ def _plane(mixed_signs: bool, packed: list[UOp], s: int) -> list[UOp]:
 def _arrange_three_bits(blocks: np.ndarray, out: np.ndarray) -> None:
     """Three bits of two weights in a byte, and in its two upper bits a share of a third weight.
 
-    Words 0 to 3 of a lane lie at byte 16j, words 4 and 5 at 64 + 8j. Bits 0 to 2 of words 0 to 3 are sub-block 0, bits
+    Words 0 to 3 of a lane lie at byte 16j, words 4 and 5 at 64 + 11j. Bits 0 to 2 of words 0 to 3 are sub-block 0, bits
     3 to 5 sub-block 1. Words 4 and 5 have there words 0, 1 and 2, 3 of sub-block 2. Word i of sub-block 3 has its upper
-    two bits in word i, and its lowest in bit 6 + i % 2 of word 4 + i // 2. From 96 on three bytes a lane: four 6-bit
+    two bits in word i, and its lowest in bit 6 + i % 2 of word 4 + i // 2. Behind word 5 lie three bytes: four 6-bit
     scales, 32 subtracted.
     """
     low, high = blocks[:, 32:96], blocks[:, :32]
@@ -213,14 +228,14 @@ def _arrange_three_bits(blocks: np.ndarray, out: np.ndarray) -> None:
             bits |= ((scale.astype(np.uint32) - 32) & 63) << (6 * s)
         first, second, third, fourth = numbers
         out[:, 16 * j : 16 * j + 16] = first | (second << 3) | ((fourth >> 1) << 6)
-        rest = out[:, 64 + 8 * j : 72 + 8 * j]
+        rest = out[:, 64 + 11 * j : 72 + 11 * j]
         for i in range(2):
             columns = slice(4 * i, 4 * i + 4)
             lowest = [fourth[:, 8 * i + 4 * k : 8 * i + 4 * k + 4] & 1 for k in range(2)]
             rest[:, columns] = (
                 third[:, columns] | (third[:, 8 + 4 * i : 12 + 4 * i] << 3) | (lowest[0] << 6) | (lowest[1] << 7)
             )
-        out[:, 96 + 3 * j : 99 + 3 * j] = bits[:, None] >> np.array([0, 8, 16], np.uint32) & 255
+        out[:, 72 + 11 * j : 75 + 11 * j] = bits[:, None] >> np.array([0, 8, 16], np.uint32) & 255
     out[:, 108:] = blocks[:, 108:]
 
 
@@ -247,15 +262,10 @@ class ThreeBits:
 
     def load(self, step: Step, weights: UOp, base: UOp) -> tuple[list[UOp], UOp, UOp]:
         """See ``Quant``: six words, scales, factor."""
-        words = words_at(step, weights, base, step.piece * 16, 4) + words_at(
-            step, weights, base, step.piece * 8 + 64, 2
-        )
-        scales, last = (
-            words_at(step, weights, base, step.piece * 3 + 96, 1)[0],
-            words_at(step, weights, base, 106, 1)[0],
-        )
-        # One ordinary load of the buffer, for the order of kernels (``Intrinsics.load_word``).
-        return words, scales, last
+        *upper, scales = words_at(step, weights, base, step.piece * 11 + 64, 3)
+        words = words_at(step, weights, base, step.piece * 16, 4) + upper
+        # Ordinary loads, for the order of kernels (``Intrinsics.load_word``).
+        return words, scales, element_at(weights, base, 108) | (element_at(weights, base, 109) << 8)
 
     def dot(
         self, step: Step, loaded: tuple[list[UOp], UOp, UOp], prepared: tuple[_Piece, list[UOp], list[UOp]]
@@ -265,11 +275,11 @@ class ThreeBits:
         numbers = self._numbers(loaded[0], _three_bit_factors(step.intrinsics.mixed_signs))
         dots = [dot_words(step, numbers[s], piece.words[s], starts[s]) for s in range(4)]
         products = [to_float(step.intrinsics.multiply24(scales[s], dots[s])) for s in range(4)]
-        return [half_to_float(loaded[2], 1) * weighted(list(zip(factors, products, strict=True)))]
+        return [half_to_float(loaded[2]) * weighted(list(zip(factors, products, strict=True)))]
 
     def runs(self, step: Step, loaded: tuple[list[UOp], UOp, UOp]) -> list[Run]:
         """See ``Quant``."""
-        scales = [half_to_float(loaded[2], 1) * to_float(scale) for scale in self._scales(loaded[1])]
+        scales = [half_to_float(loaded[2]) * to_float(scale) for scale in self._scales(loaded[1])]
         return _four_runs(step, self._numbers(loaded[0], (1, 1, 1, 1)), 4, scales, None)
 
     def _scales(self, packed: UOp) -> list[UOp]:

@@ -89,6 +89,7 @@ class Intrinsics:
         dot2: two f16 products added to a float32.
         halves: bytes SELECTOR of {0} as f16 with SUBTRAHEND added, times {1}, plus {2}, pairs of f16 all of them.
         opaque: an instruction that is none, of a TYPE.
+        last_of_four: word of the last of each four neighbouring lanes, in all four.
         load: 32 bits from an address that is only aligned to SIZE bytes.
         exchange: value (float) of lane ``lane ^ mask``, keyed by the mask; {1} is the thread's number.
         has_wmma: whether 16x16x16 f16 matrix products with RDNA3's register layout exist.
@@ -104,6 +105,7 @@ class Intrinsics:
     multiply_add24_code: str = ""
     dot2_code: str = ""
     opaque_code: str = ""
+    last_of_four_code: str = ""
     load_code: str = ""
     halves_code: str = ""
     exchange_code: dict[int, str] = field(default_factory=dict)
@@ -160,6 +162,10 @@ class Intrinsics:
         if self.dot2_code:
             return inline(self.dot2_code, dtypes.float, a, b, c)
         return c + half_to_float(a, 0) * half_to_float(b, 0) + half_to_float(a, 1) * half_to_float(b, 1)
+
+    def last_of_four(self, word: UOp) -> UOp | None:
+        """The uint32 of the last of each four neighbouring lanes, in all four; None where lanes must ask memory."""
+        return inline(self.last_of_four_code, dtypes.uint32, word) if self.last_of_four_code else None
 
     def weights_from_bytes(self, word: UOp, offset: int, scale: UOp, minimum: UOp | None) -> list[UOp]:
         """(byte - offset) * scale - minimum of four bytes as f16, in the order 0, 2, 1, 3.
@@ -298,6 +304,10 @@ AMD = Intrinsics(
         "  {o}_s = bitcast i32 {1} to <2 x half>\n  {o}_m = bitcast i32 {2} to <2 x half>\n"
         "  {o}_f = call <2 x half> @llvm.fma.v2f16(<2 x half> {o}_d, <2 x half> {o}_s, <2 x half> {o}_m)\n"
         "  {o} = bitcast <2 x half> {o}_f to i32"
+    ),
+    last_of_four_code=(
+        "{o}_m = call i32 @llvm.amdgcn.update.dpp.i32(i32 {0}, i32 {0}, i32 255, i32 15, i32 15, i1 true)\n"
+        '  {o} = call i32 asm "", "=v,0,v"(i32 {o}_m, i32 {0}) #1'  # for the emulator, see _amd_exchange
     ),
     load_code="{o} = load i32, ptr {0}, align SIZE",
     exchange_code={mask: _amd_exchange(mask) for mask in (16, 8, 4, 2, 1)},

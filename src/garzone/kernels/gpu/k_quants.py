@@ -55,12 +55,12 @@ def pair_of(step: Step) -> Pair:
     groups = step.row.groups(step.block * 8 + step.piece * 2, 2)
     scales = [step.keep(scale) for scale, _ in groups]
     sums = [scale * to_float(group_sum(packed) * -1) for scale, (_, packed) in zip(scales, groups, strict=True)]
-    return Pair(step.row.words(step.block * 256 + step.piece * 64, 16), scales, sums)
+    return Pair(step.row.words(step.block * 64 + step.piece * 16, 16), scales, sums)
 
 
 def _quad(step: Step) -> Quad:
     half, side = step.piece // 2, step.piece % 2
-    words = [step.row.words(step.block * 256 + half * 128 + side * 16 + 32 * k, 4) for k in range(4)]
+    words = [step.row.words(step.block * 64 + half * 32 + side * 4 + 8 * k, 4) for k in range(4)]
     groups = step.row.groups(step.block * 8 + half * 4, 4)
     shift = 16 - side * 16
     sums = [(packed.cast(dtypes.int) << shift) >> 16 for _, packed in groups]

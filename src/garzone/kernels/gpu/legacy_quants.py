@@ -54,7 +54,7 @@ def prepare_group(step: Step, offset: int, factor: float = 1.0) -> Group32:
     scale = step.keep(scale) * factor if factor != 1.0 else step.keep(scale)
     total = group_sum(packed)
     return Group32(
-        step.row.words(step.block * 32, 8),
+        step.row.words(step.block * 8, 8),
         scale,
         total * -offset if offset else zero(),
         scale * to_float(total),
