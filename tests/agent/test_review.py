@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from garzone.agent.kinds.review import parse_findings
+from garzone.agent.revisions import spoken_range
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
+from garzone.core.errors import UsageError
 from garzone.core.ports import Sandbox
-from garzone.core.task import Report, TaskKind, Verdict
+from garzone.core.task import Report, Task, TaskKind, Verdict
 from garzone.testing import ScriptedGenerator
 from tests.agent.repositories import fix_task, git, make_repository
 
@@ -97,3 +99,89 @@ def test_findings_are_read_as_models_write_them() -> None:
     (finding,) = parse_findings(answer, "a.py")
     assert (finding.severity, finding.line, finding.quote) == ("high", 12, "x = 1")
     assert finding.reason == "Bad thing."
+
+
+USES = "from stats import last\n\n\ndef newest(log):\n    return last(log)[0]\n"
+
+
+def a_review(repo: Path, instruction: str, *named: str) -> Task:
+    return replace(fix_task(repo, None, num_candidates=1), kind=TaskKind.REVIEW, instruction=instruction, files=named)
+
+
+async def test_several_files_are_reviewed_together_and_findings_say_which(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"stats.py": CODE, "lib/log.py": USES})
+    answer = (
+        "### low\nFile: `log.py`\nLine: return last(log)[0]\nProblem: No check for an empty log.\n"
+        f"{CRASH}"  # names no file, but only one has the line
+        "### low\nFile: other.py\nLine: return last(log)[0]\nProblem: Not here.\n"
+    )
+    generator = ScriptedGenerator([answer])
+    report = await run_task(a_review(repo, "", "stats.py", "lib/log.py"), generator, box)
+    asked = generator.requests[0].messages[0].text
+    assert "File: the path of the file" in asked and USES in asked and CODE in asked
+    assert [(f.path, f.line, f.seen) for f in report.findings] == [("lib/log.py", 5, False), ("stats.py", 6, True)]
+    assert report.verdict is Verdict.PROVED
+    assert "stats.py line 6 (seen)" in report.summary
+    assert report.proof["dropped"] == 1
+
+
+async def test_files_that_do_not_fit_are_named(tmp_path: Path, box: Sandbox) -> None:
+    long = "x = 1\n" * 4000
+    repo = make_repository(tmp_path / "r", {"stats.py": CODE, "long.py": long, "log.py": USES})
+    generator = ScriptedGenerator([OPINION])
+    report = await run_task(a_review(repo, "", "stats.py", "long.py", "log.py"), generator, box)
+    assert any("not looked at" in note and "long.py" in note and "log.py" not in note for note in report.notes)
+    assert USES in generator.requests[0].messages[0].text
+
+
+async def test_a_change_is_reviewed_by_its_own_lines(tmp_path: Path, box: Sandbox) -> None:
+    far = "".join(f"a{n} = {n}\n" for n in range(40))
+    repo = make_repository(
+        tmp_path / "r", {"stats.py": far + "\n\n" + CODE.partition("\n\n\n")[0] + "\n", "gone.py": "x = 1\n"}
+    )
+    (repo / "stats.py").write_text(far + "\n\n" + CODE)
+    (repo / "gone.py").unlink()
+    git(repo, "commit", "-qam", "last")
+    answer = CRASH.replace("Line: return", "Line: +    return") + "### low\nLine: a3 = 3\nProblem: A bad name.\n"
+    generator = ScriptedGenerator([answer])
+    report = await run_task(a_review(repo, "Review the last commit."), generator, box)
+    asked = generator.requests[0].messages[0].text
+    assert "+    return items[len(items)]" in asked and "a3 = 3" not in asked and "gone.py" not in asked
+    assert [(f.path, f.line, f.seen) for f in report.findings] == [("stats.py", 48, True)]
+    assert report.verdict is Verdict.PROVED
+    assert report.summary.startswith("Reviewed HEAD~1..HEAD (stats.py): 1 finding, 1 seen")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "complaint"),
+    [
+        ("Review main..main.", "main..main changes no text file"),
+        ("Review HEAD..old", "old is not what is checked out"),
+        ("Review nowhere..HEAD", "nowhere..HEAD names no change here"),
+        ("Review the last 9 commits", "names no change here"),
+    ],
+)
+async def test_a_change_that_cannot_be_read_is_refused(
+    tmp_path: Path, box: Sandbox, instruction: str, complaint: str
+) -> None:
+    repo = make_repository(tmp_path / "r", {"stats.py": CODE})
+    git(repo, "branch", "old")
+    git(repo, "commit", "-q", "--allow-empty", "-m", "next")
+    with pytest.raises(UsageError, match=complaint):
+        await run_task(a_review(repo, instruction), ScriptedGenerator([OPINION]), box)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "revisions"),
+    [
+        ("Review main..HEAD please.", "main..HEAD"),
+        ("Look at origin/main...HEAD", "origin/main...HEAD"),
+        ("v1.2..HEAD~3, mind the limits", "v1.2..HEAD~3"),
+        ("the last 3 commits", "HEAD~3..HEAD"),
+        ("Review the latest commit", "HEAD~1..HEAD"),
+        ("Look closely... and slowly", None),
+        ("see ../other/file.py", None),
+    ],
+)
+def test_a_range_of_revisions_is_heard(instruction: str, revisions: str | None) -> None:
+    assert spoken_range(instruction) == revisions

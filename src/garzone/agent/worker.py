@@ -93,7 +93,8 @@ class _Worker:
         tracked = await asyncio.to_thread(repository.tracked)
         named, new = self._located(repository, tracked)
         details = await self._generator.details(task.model)
-        writer = Writer(self._generator, Budget.of(task, details), self._tell)
+        budget = Budget.of(task, details)
+        writer = Writer(self._generator, budget, self._tell)
         with Worktree(repository) as worktree:
             width = max(task.parallel, 1)
             stage = Stage(worktree, self._sandbox, tracked, wall_s=task.check_timeout_s, width=width)
@@ -109,6 +110,7 @@ class _Worker:
                 ask=writer.answer,
                 capabilities=details.capabilities,
                 takes_grammar=details.takes_grammar,
+                context_tokens=budget.context_tokens,
                 notes=self._notes,
             )
             deadline = asyncio.get_running_loop().time() + self._remaining_s()

@@ -74,7 +74,8 @@ def delegate(ctx: click.Context, as_json: bool, caller: str, resume: str | None,
     tests      write tests for --file; they pass, and notice at least 60 % of small faults put into the code
     docs       docstrings for --file, or a section of a .md file; names exist, examples are run
     translate  Python to TypeScript or JavaScript; compiles, and gives the same outputs
-    review     findings on --file; bugs that a check shows happening are told from opinions
+    review     findings on --file (several), or on a range of commits the instruction names (main..HEAD);
+               bugs that a check shows happening are told from opinions
 
     Without --check the project's own test command is found and named in the report.
 

@@ -101,8 +101,8 @@ class Setting:
     """What a kind gets to work with. Paths are relative to the top level.
 
     `named` are tracked files the task names, `new` those that are not there yet. `check` is the command, given or
-    found; None where there is none. `capabilities` are the model's, `takes_grammar` is its backend's. `notes` end up in
-    the report; a kind may add.
+    found; None where there is none. `capabilities` and `context_tokens` are the model's, `takes_grammar` is its
+    backend's. `notes` end up in the report; a kind may add.
     """
 
     task: Task
@@ -116,6 +116,7 @@ class Setting:
     capabilities: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list[str])
     takes_grammar: bool = False
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
