@@ -117,6 +117,32 @@ async def test_a_rename_reaches_the_files_that_use_the_name(tmp_path: Path, box:
             assert any("README.md also speaks of total" in note for note in report.notes)
 
 
+CART = "class Cart:\n    def __init__(self, items):\n        self.items = items\n\n    def total(self):\n"
+CART += "        return sum(self.items)\n"
+
+
+@pytest.mark.parametrize(
+    ("use", "verdict"),
+    [
+        ("def pay(cart: Cart):\n    return cart.total()\n", Verdict.PROVED),
+        ("def pay(cart):\n    return sum(cart.items) if cart else cart.total()\n", Verdict.UNPROVED),
+    ],
+)
+async def test_a_method_is_renamed_where_it_is_used_and_doubted_where_it_may_be(
+    tmp_path: Path, box: Sandbox, use: str, verdict: Verdict
+) -> None:
+    test = "from till import Cart, pay\n\n\ndef test_pay():\n    assert pay(Cart([1, 2])) == 3\n"
+    files = {"cart.py": CART, "till.py": f"from cart import Cart\n\n\n{use}", "test_till.py": test}
+    repo = make_repository(tmp_path / "r", files)
+    task = a_task(repo, instruction="rename the method Cart.total to sum_up", files=("cart.py",))
+    report = await run_task(task, ScriptedGenerator([block(CART.replace("total", "sum_up"))]), box)
+    assert report.verdict is verdict, report
+    if verdict is Verdict.PROVED:
+        assert "cart.sum_up()" in git(repo, "show", f"{report.branch}:till.py")
+    else:
+        assert "cannot be told: Cart.total: till.py:5" in report.summary
+
+
 async def test_javascript_needs_a_check_that_notices_mutants(tmp_path: Path, box: Sandbox) -> None:
     code = "export function grade(n) {\n  if (n >= 90) {\n    return 'A';\n  } else {\n    return 'B';\n  }\n}\n"
     head = "import { grade } from './marks.mjs';\nimport test from 'node:test';\n"

@@ -2,7 +2,7 @@
 
 Only what certainly means that name is changed: imports of it, its uses where nothing local hides it, attributes of the
 module, dotted names in strings as `mock.patch` takes them, and `__all__`; through modules that pass it on as well.
-Methods are not renamed, because whose they are cannot be read. Does not decide what is renamed.
+Members of classes are `member_renames.py`'s. Does not decide what is renamed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from garzone.agent.target import is_python, parse, split_lines
 
 
 @dataclass(slots=True)
-class _Places:
+class Places:
     """Where a file says the name: (line, column in bytes, old, new), and whether it hands it on under the new name."""
 
     found: set[tuple[int, int, str, str]] = field(default_factory=set[tuple[int, int, str, str]])
     passes_on: bool = False
 
     def add(self, line: int, column: int, old: str, new: str) -> None:
+        """Columns count bytes, as in syntax trees."""
         self.found.add((line, column, old, new))
 
 
@@ -55,7 +56,7 @@ def rename_elsewhere(
             if source is None or tree is None or old not in now:
                 continue
             places = _places(code, name, tree, module, old=old, new=new)
-            text = _changed(now, places)
+            text = replaced(now, places)
             if text is None:
                 continue
             texts[name] = text
@@ -98,8 +99,8 @@ def module_file(code: CodeBase, importer: str, module: str, level: int) -> str |
     return found[0] if len(found) == 1 else None
 
 
-def _places(code: CodeBase, path: str, tree: ast.Module, module: str, *, old: str, new: str) -> _Places:
-    places = _Places()
+def _places(code: CodeBase, path: str, tree: ast.Module, module: str, *, old: str, new: str) -> Places:
+    places = Places()
     bound, modules = False, set[str]()  # what the module is called here
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     local = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | _bound_otherwise(tree)
@@ -176,7 +177,7 @@ def _chain(node: ast.expr) -> str:
     return f"{_chain(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
 
 
-def _changed(text: str, places: _Places) -> str | None:
+def replaced(text: str, places: Places) -> str | None:
     """The text with the name changed where it stands; None where it stands nowhere."""
     if not places.found:
         return None

@@ -16,6 +16,7 @@ from typing import Any
 from garzone.agent.adequacy import kill_with_command
 from garzone.agent.behaviour import Recorder
 from garzone.agent.changes import Draft, FileEdit
+from garzone.agent.classes import owners
 from garzone.agent.context import Target, focus_lines
 from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss
@@ -25,6 +26,7 @@ from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settl
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.kinds.edits import ask_for_edits
 from garzone.agent.kinds.fix import defines_target, read_code, required_check
+from garzone.agent.member_renames import rename_member
 from garzone.agent.mutants import mutants_of
 from garzone.agent.prompts import render
 from garzone.agent.proof import Trial, check_as_it_is, check_draft, failing_output, new_powers
@@ -39,7 +41,11 @@ from garzone.core.task import Verdict
 
 PROVED_SCORE = 0.6
 GOAL = "Refactor it: the code must do exactly what it does now, for all inputs."
-_RENAME = re.compile(r"\brename\s+[`'\"]?(\w+)(?:\(\))?[`'\"]?\s+(?:to|into|as)\s+[`'\"]?(\w+)", re.IGNORECASE)
+_RENAME = re.compile(
+    r"\brename\s+(?:the\s+)?(?:method|attribute|field|property|function|class|variable)?\s*"
+    r"[`'\"]?(?:(?P<owner>\w+)\.)?(?P<old>\w+)(?:\(\))?[`'\"]?\s+(?:to|into|as)\s+[`'\"]?(?:\w+\.)?(?P<new>\w+)",
+    re.IGNORECASE,
+)
 _STRUCTURAL = re.compile(
     r"\b(?:rename|extract|inline|move|split|merge|class|module|file|everywhere|all)\b", re.IGNORECASE
 )
@@ -98,6 +104,8 @@ class Refactor(Job):
         super().__init__(setting, targets, before)
         self._recorder = recorder
         self._words = set(re.findall(r"\w+", setting.task.instruction))
+        self._renames = [found.group("owner", "old", "new") for found in _RENAME.finditer(setting.task.instruction)]
+        self._open: dict[str, list[str]] = {}  # by draft: where it cannot be told whether a renamed member is meant
 
     def material(self, target: Target) -> Material:
         """What the target uses."""
@@ -157,16 +165,26 @@ class Refactor(Job):
             return draft
         was, now = surface(edit.path, edit.before), surface(edit.path, edit.after)
         edits: dict[str, FileEdit] = {}
-        for old, new in _RENAME.findall(self.task.instruction):
-            if old not in was or old in now or new in was or new not in now:
+        left_open: list[str] = []
+        for owner, old, new in self._renames:
+            if old in was and not owner:
+                if old in now or new in was or new not in now:
+                    continue
+                for other in rename_elsewhere(self.setting.code, edit.path, old, new, edits):
+                    edits[other.path] = other
+            elif member := _member_renamed(edit, owner, old, new):
+                done = rename_member(self.setting.code, (edit.path, member), old, new, edits)
+                edits = {other.path: other for other in done.edits}
+                left_open += [f"{member}.{old}: {place}" for place in done.open]
+            else:
                 continue
-            for other in rename_elsewhere(self.setting.code, edit.path, old, new, edits):
-                edits[other.path] = other
             if left := mentions(self.setting.code, old, {edit.path, *edits}):
                 self._note(
                     f"{', '.join(left[:4])} also {'speaks' if len(left) == 1 else 'speak'} of {old}: left as it is"
                 )
-        return Draft((edit, *edits.values()))
+        whole = Draft((edit, *edits.values()))
+        self._open[whole.key] = left_open
+        return whole
 
     def _note(self, text: str) -> None:
         if text not in self.setting.notes:
@@ -194,9 +212,12 @@ class Refactor(Job):
         _, trial = await check_draft(stage, self.check, draft, self.before, powers=powers)
         if not trial.passed:
             return trial
+        if left := self._open.get(draft.key):
+            more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+            trial = trial.doubted(f"whether these mean what was renamed cannot be told: {', '.join(left[:3])}{more}")
         touched = _touched(edit.path, edit.before, edit.after)
         if self._recorder is not None:
-            renamed = dict(_RENAME.findall(self.task.instruction))
+            renamed = {old: new for _, old, new in self._renames}
             gone = [n for n in touched if _tail(n) in named - renamed.keys()]
             comparison = await self._recorder.compare(draft.contents, gone, renamed)
             if comparison.differences:
@@ -232,6 +253,17 @@ class Refactor(Job):
     def failed_summary(self, num_candidates: int) -> str:
         """Nothing kept the behaviour."""
         return f"No candidate of {num_candidates} keeps the behaviour that `{self.check}` and its recorded calls show"
+
+
+def _member_renamed(edit: FileEdit, owner: str | None, old: str, new: str) -> str:
+    """The class of a file whose member has another name after an edit; "" where that is none, or not one."""
+    was, now = parse(edit.before), parse(edit.after)
+    if was is None or now is None:
+        return ""
+    had, has = owners(was, old), owners(now, new)
+    found = [name for name in had if name in has and name not in owners(now, old) and name not in owners(was, new)]
+    found = [name for name in found if owner in (None, name)]
+    return found[0] if len(found) == 1 else ""
 
 
 def _with(trial: Trial, told: str, facts: Mapping[str, Any]) -> Trial:
