@@ -7,15 +7,17 @@ hidden, nothing is known and nothing is allowed for. Does not kill and does not 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _MAX_PROCESSES = 512
 
 
 class Queueing:
-    """Adds up the waiting of a process tree, sample by sample: in each the thread that waited longest counts.
+    """Measures the waiting of a process tree, sample by sample: in each the thread that waited longest counts.
 
-    What ended between two samples is missed, so that too little is counted rather than too much.
+    What ended between two samples is missed. Waiting for the tree's own processes is none: no more is counted than the
+    part of the machine that others had.
 
     Args:
         pid: of the process everything else descends from.
@@ -25,24 +27,30 @@ class Queueing:
     def __init__(self, pid: int, root: Path = Path("/proc")) -> None:
         self._pid = pid
         self._root = root
-        self._known: dict[str, int] = {}
-        self.total_s = 0.0
+        self._known: dict[str, tuple[int, int]] = {}
 
-    def sample(self) -> float:
+    def sample(self, passed_s: float) -> float:
         """Look again.
 
-        Returns:
-            Seconds of waiting since the last look; those of a thread that is new count from its beginning.
-        """
-        now = dict(self._delays())
-        longest = max((delay - self._known.get(name, 0) for name, delay in now.items()), default=0)
-        self._known = now
-        waited_s = max(longest, 0) / 1e9
-        self.total_s += waited_s
-        return waited_s
+        Args:
+            passed_s: since the last look.
 
-    def _delays(self) -> list[tuple[str, int]]:
-        found: list[tuple[str, int]] = []
+        Returns:
+            Seconds of waiting since then; those of a thread that is new count from its beginning.
+        """
+        now = dict(self._times())
+        gained = [
+            (ran - self._known.get(name, (0, 0))[0], waited - self._known.get(name, (0, 0))[1])
+            for name, (ran, waited) in now.items()
+        ]
+        self._known = now
+        longest_s = max((waited for _, waited in gained), default=0) / 1e9
+        own_share = sum(ran for ran, _ in gained) / 1e9 / (os.cpu_count() or 1)
+        return max(min(longest_s, passed_s - own_share), 0.0)
+
+    def _times(self) -> list[tuple[str, tuple[int, int]]]:
+        """How long each thread ran, and waited, in nanoseconds."""
+        found: list[tuple[str, tuple[int, int]]] = []
         pending, seen = [str(self._pid)], 0
         while pending and seen < _MAX_PROCESSES:
             seen += 1
@@ -52,8 +60,9 @@ class Queueing:
                 continue  # it has ended
             for thread in threads:
                 try:
-                    found.append((thread.name, int((thread / "schedstat").read_text().split()[1])))
+                    ran, waited, *_ = map(int, (thread / "schedstat").read_text().split())
+                    found.append((thread.name, (ran, waited)))
                     pending += (thread / "children").read_text().split()
-                except (OSError, ValueError, IndexError):
+                except (OSError, ValueError):
                     continue
         return found

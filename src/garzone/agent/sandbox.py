@@ -186,7 +186,7 @@ async def _ended_or_late(waiter: asyncio.Future[int], pid: int, wall_s: float) -
             return
         passed_s = time.monotonic() - looked
         # where we ourselves came to look late, nobody looked: the machine was suspended, or had no time for us either
-        waited_s = await asyncio.to_thread(queueing.sample)
+        waited_s = await asyncio.to_thread(queueing.sample, passed_s)
         used_s += max(min(passed_s, wanted_s) - waited_s, 0.0)
 
 
