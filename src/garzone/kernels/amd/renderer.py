@@ -80,7 +80,8 @@ def _render_address(ctx: dict[UOp, str], op: UOp) -> str | None:
         kind = _kind(term)
         kinds[kind].append((ctx[term], factor))
         reach += 0 if kind == "base" else int(term.vmax) * factor * size
-    if not kinds["lane"] or reach >= 2**32:
+    # What lanes add is also bounded by the buffer: minima and maxima are selections by now, whose bounds are not known.
+    if not kinds["lane"] or min(reach, buffer.max_numel() * buffer.dtype.itemsize) >= 2**32:
         return None
     name, base, lines = ctx[op], f"{ctx[buffer]}_global", []
     near = constant * size % _OFFSETS

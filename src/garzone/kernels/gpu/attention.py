@@ -4,15 +4,17 @@ The cache is float16, two elements in a uint32: keys and values both (slots, kv 
 not allocate (``heads`` does) and does not decide what runs: ``places`` says for every row which slot and which position
 is its own.
 
-A wave takes the query heads that share a kv head and walks over positions 32 at a time. For the scores a lane is a
-position: it reads that position's key once for all heads, and the query comes through scalar registers. For the
-weighted sum a lane is head_dim / 32 elements: it reads its share of 32 values one after the other, and the weights come
-through local memory.
+A wave takes the query heads that share a kv head and walks over positions 32 at a time, or 16 where that leaves too few
+waves. For the scores a lane is a position: it reads that position's key once for all heads, and the query comes through
+scalar registers. For the weighted sum a lane is head_dim / 32 elements: it reads its share of the values one after the
+other, and the weights come through local memory. The waves of a workgroup take neighbouring positions and put their
+parts together in local memory, so that only one part of each workgroup goes through global memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 from tinygrad.dtype import AddrSpace, dtypes
@@ -34,11 +36,35 @@ MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of 
 _LOG2_E = 1.4426950408889634
 _MOST_HEADS = 8  # query heads of a wave; more would not leave registers for the key
 MIN_WAVES = 1000
+# Positions at which there shall be that many waves with something to do. From there on each only does more.
+_REACH = 4096
 _MOST_SPLITS = 256
-# Parts cost (size + 2) * 4 bytes a head and split, written and read: with two steps or more a fifth of what a 7B
-# model's wave reads of the cache.
-_STEPS_OF_A_SPLIT = 2
+_MOST_WAVES = 8  # of a workgroup
+_SHARED_BYTES = 32 << 10  # of local memory for a workgroup: a compute unit, which has 64 KB, takes two of them
 _STEPS_BETWEEN = 4  # positions whose weights are read from local memory at once
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the positions that one row sees are shared.
+
+    A part costs (size + 2) * 4 bytes a head, written and read. With 128 positions a workgroup that is a ninth of what a
+    7B model's workgroup reads of the cache; were each wave to write its own, it would be nine tenths.
+
+    Attributes:
+        step: positions that a wave looks at together, one a lane; with 16 of them each is in two lanes.
+        waves: of a workgroup; they take neighbouring steps.
+        splits: workgroups, each of which takes every ``splits``th piece of ``piece`` positions.
+    """
+
+    step: int
+    waves: int
+    splits: int
+
+    @property
+    def piece(self) -> int:
+        """Positions of a workgroup's one trip."""
+        return self.step * self.waves
 
 
 @dataclass(frozen=True)
@@ -79,11 +105,20 @@ class Heads:
         group = self.queries // self.keys
         return max(n for n in range(1, _MOST_HEADS + 1) if group % n == 0)
 
-    def splits(self, rows: int) -> int:
-        """Waves that share the positions of one row: enough to fill the card when the context is long."""
-        waves = rows * self.queries // self.together
-        most = max(1, self.positions // LANES // _STEPS_OF_A_SPLIT)
-        return max(1, min(-(-MIN_WAVES // waves), most, _MOST_SPLITS))
+    def share(self, rows: int) -> Share:
+        """Enough waves to fill the card when the context is long."""
+        tiles, reach = rows * self.queries // self.together, min(self.positions, _REACH)
+        step = LANES if tiles * reach // LANES >= MIN_WAVES else LANES // 2
+        most = min(_MOST_WAVES, _SHARED_BYTES // (self.together * (self.part + step) * 4), reach // step)
+        waves = max(n for n in (1, 2, 4, 8) if n <= most)
+        pieces = -(-reach // (step * waves))
+        pieces_each = max(1, pieces * waves * tiles // MIN_WAVES)
+        return Share(step, waves, min(-(-pieces // pieces_each), _MOST_SPLITS))
+
+    @property
+    def part(self) -> int:
+        """Floats of one head's part: the unnormalised sum of values, the largest score, the sum of weights."""
+        return self.size + 2
 
     @property
     def query_scale(self) -> float:
@@ -169,46 +204,46 @@ def _rotated(heads: Heads, x: tuple[UOp, UOp], element: UOp, rope: tuple[UOp, UO
 
 
 def part_floats(heads: Heads, rows: int, splits: int = 0) -> int:
-    """Length of what ``attend`` writes: per row, query head and split the sum, its maximum and its weight."""
-    return rows * heads.queries * (splits or heads.splits(rows)) * (heads.size + 2)
+    """Length of what ``attend`` writes: a part for every row, query head and split."""
+    return rows * heads.queries * (splits or heads.share(rows).splits) * heads.part
 
 
-def _shares(length: UOp, splits: int) -> tuple[UOp, UOp]:
-    """How many steps of 32 positions there are, and how many of them each split takes."""
-    all_steps = (length + (LANES - 1)) // LANES
-    return all_steps, (all_steps + (splits - 1)) // splits
-
-
-def attend(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
+def attend(heads: Heads, rows: int, intrinsics: Intrinsics, *, share: Share | None = None) -> Kernel:
     """A kernel for causal attention of ``rows`` queries over the cache, each over its slot up to its own position.
 
     Arguments: (parts, queries, keys, values, places). parts: float32, see ``part_floats``: for every row, query head
     and split first the unnormalised sum of values, then the largest score, then the sum of weights. The rest as
     ``rotate_and_store`` left it.
     """
-    together, words, share = heads.together, heads.words, heads.size // LANES
-    tiles, splits = heads.queries // together, heads.splits(rows)
+    together, words, each = heads.together, heads.words, heads.size // LANES
+    tiles, share = heads.queries // together, share or heads.share(rows)
+    step, waves, splits = share.step, share.waves, share.splits
 
     def kernel(parts: UOp, queries: UOp, keys: UOp, values: UOp, places: UOp) -> UOp:
         tile, split = UOp.special(tiles, "gidx0"), UOp.special(splits, "gidx1")
         row, lane = UOp.special(rows, "gidx2"), UOp.special(LANES, "lidx0")
+        zero = UOp.const(0, dtypes.int)
+        wave = UOp.special(waves, "lidx1") if waves > 1 else zero
         parts, queries, keys, values = (b.flatten() for b in (parts, queries, keys, values))
-        group = Group(intrinsics, lane, LANES)
-        first_head, zero = tile * together, UOp.const(0, dtypes.int)
+        group = Group(intrinsics, wave * LANES + lane, LANES * waves)
+        first_head = tile * together
         place = place_of(heads, places.flatten(), row)
         cache = heads.cached(place._replace(position=zero), first_head // (heads.queries // heads.keys), zero)
         length = place.position + 1
-        all_steps, steps = _shares(length, splits)
-        own_steps = (all_steps - split * steps).minimum(steps).maximum(1)  # one, all masked, where there is nothing
-        state = UOp.placeholder((together * (share + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
+        nothing = (places.flatten()[row * 2 + 1].load() + 1) >> 31
+        pieces = (length + (share.piece - 1)) // share.piece
+        # The same for all waves of a workgroup, whose trips share barriers; none where there is nothing.
+        own_pieces = ((pieces + (splits - 1) - split) // splits).maximum(1)
+        state = UOp.placeholder((together * (each + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
             UOp.group(*[state[h].store(UOp.const(MASKED, dtypes.float)) for h in range(together)]),
-            UOp.group(*[state[i].store(0.0) for i in range(together, together * (share + 2))]),
+            UOp.group(*[state[i].store(0.0) for i in range(together, together * (each + 2))]),
         )
-        trip = UOp.range(own_steps, 0, AxisType.REDUCE)
+        place_in_step = lane % step if step < LANES else lane  # half a wave's lanes do what the other half does
+        trip = UOp.range(own_pieces, 0, AxisType.REDUCE)
         before = state.after(trip)
-        begin = (split * steps + trip) * LANES
-        position = begin + lane
+        begin = (trip * splits + split) * share.piece + wave * step
+        position = begin + place_in_step
         inside = position < length
         at = cache + inside.where(position, 0) * words
         scores = _scores(heads, intrinsics, (keys, at), (queries, (row * heads.queries + first_head) * words))
@@ -226,26 +261,78 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
             ]
             weights.append(weight)
             shrinks.append(shrink)
-        shared = UOp.placeholder((together * LANES,), dtypes.float, 1, addrspace=AddrSpace.LOCAL)
-        shared = shared.after(UOp.group(*[shared[h * LANES + lane].store(w) for h, w in enumerate(weights)]))
-        sums = _weighted_values(heads, shared, (values, cache), (begin, length), lane)
-        for h in range(together):
-            for i in range(share):
-                slot = together * 2 + h * share + i
-                stores.append(state[slot].store(before[slot].load() * shrinks[h] + sums[h * share + i]))
+        own = wave * together * step
+        shared = UOp.placeholder((waves * together * step,), dtypes.float, 1, addrspace=AddrSpace.LOCAL)
+        shared = shared.after(
+            UOp.group(*[shared[own + h * step + place_in_step].store(w) for h, w in enumerate(weights)])
+        )
+        sums = [before[together * 2 + i].load() * shrinks[i // each] for i in range(together * each)]
+        sums = _add_values(heads, sums, (shared, own), (values, cache, lane), (begin, length, step, nothing))
+        stores += [state[together * 2 + i].store(total) for i, total in enumerate(sums)]
         state = state.after(UOp.group(*stores).end(trip))
-        results: list[UOp] = []
-        for h in range(together):
-            base = ((row * heads.queries + first_head + h) * splits + split) * (heads.size + 2)
-            total = group.sum(state[together + h].load())
-            results += [
-                parts[base + lane * share + i].store(state[together * 2 + h * share + i].load()) for i in range(share)
-            ]
-            results += [parts[base + heads.size].store(state[h].load()), parts[base + heads.size + 1].store(total)]
-        name = f"attend_{rows}_{heads.queries}_{heads.keys}_{heads.size}_s{splits}_w12"
+        found = [
+            _Part(
+                state[h].load(),
+                group.sum(state[together + h].load()) * (step / LANES),  # each weight was added by LANES / step lanes
+                [state[together * 2 + h * each + i].load() for i in range(each)],
+            )
+            for h in range(together)
+        ]
+        target = (parts, ((row * heads.queries + first_head) * splits + split) * heads.part, splits * heads.part)
+        results = _put_together(heads, waves, found, target, (wave, lane))
+        name = f"attend_{rows}_{heads.queries}_{heads.keys}_{heads.size}_s{splits}_{step}x{waves}_w12"
         return UOp.group(*results).sink(arg=described(name), tag=1)
 
     return kernel
+
+
+class _Part(NamedTuple):
+    """What a wave found for one head: the largest score, the sum of weights, the lane's elements of the values' sum."""
+
+    largest: UOp
+    total: UOp
+    sums: list[UOp]
+
+
+def _put_together(
+    heads: Heads, waves: int, found: list[_Part], target: tuple[UOp, UOp, int], thread: tuple[UOp, UOp]
+) -> list[UOp]:
+    """Stores one part for each head, merged from those of the workgroup's waves, through local memory.
+
+    ``target`` is the buffer, where the first head's part begins, and how far apart heads are; ``thread`` wave and lane.
+    """
+    (parts, first, stride), (wave, lane), each = target, thread, heads.size // LANES
+    if waves == 1:
+        results: list[UOp] = []
+        for h, part in enumerate(found):
+            results += _part_stores((parts, first + h * stride), heads, part, lane)
+        return results
+    shared = UOp.placeholder((waves * len(found) * heads.part,), dtypes.float, 4, addrspace=AddrSpace.LOCAL)
+    stores: list[UOp] = []
+    for h, part in enumerate(found):
+        stores += _part_stores((shared, (wave * len(found) + h) * heads.part), heads, part, lane)
+    shared = shared.after(UOp.group(*stores))
+    results = []
+    for h in range(0, len(found), waves):  # a head for each wave
+        head = (h + wave).minimum(len(found) - 1)  # a wave without one does what the last one does
+        bases = [(head + w * len(found)) * heads.part for w in range(waves)]
+        maxima = [shared[base + heads.size].load() for base in bases]
+        largest = reduce(lambda a, b: a.maximum(b), maxima)
+        factors = [(maximum - largest).exp2() for maximum in maxima]
+        total, *sums = [
+            reduce(lambda a, b: a + b, [f * shared[base + at].load() for f, base in zip(factors, bases, strict=True)])
+            for at in (heads.size + 1, *(lane * each + i for i in range(each)))
+        ]
+        results += _part_stores((parts, first + head * stride), heads, _Part(largest, total, sums), lane)
+    return results
+
+
+def _part_stores(target: tuple[UOp, UOp], heads: Heads, part: _Part, lane: UOp) -> list[UOp]:
+    buffer, base = target
+    at = [base + lane * (heads.size // LANES) + i for i in range(len(part.sums))]
+    places = [*at, base + heads.size, base + heads.size + 1]
+    values = [*part.sums, part.largest, part.total]
+    return [buffer[place].store(value) for place, value in zip(places, values, strict=True)]
 
 
 def _scores(heads: Heads, intrinsics: Intrinsics, key: tuple[UOp, UOp], query: tuple[UOp, UOp]) -> list[UOp]:
@@ -267,29 +354,37 @@ def _scores(heads: Heads, intrinsics: Intrinsics, key: tuple[UOp, UOp], query: t
     return [scores[h].load() for h in range(together)]
 
 
-def _weighted_values(heads: Heads, shared: UOp, value: tuple[UOp, UOp], reach: tuple[UOp, UOp], lane: UOp) -> list[UOp]:
-    """The lane's elements of the sum of 32 values, weighted for every query head.
+def _add_values(
+    heads: Heads,
+    totals: list[UOp],
+    weight: tuple[UOp, UOp],
+    value: tuple[UOp, UOp, UOp],
+    reach: tuple[UOp, UOp, int, UOp],
+) -> list[UOp]:
+    """The lane's elements of ``totals`` and of the sum of a step's values, weighted for every query head.
 
-    ``value`` is the buffer and where the kv head begins, ``reach`` the first position and how many positions there are.
+    ``weight`` is local memory and where the wave's own begins, ``value`` the buffer, where the kv head begins and the
+    lane, ``reach`` the first position, how many there are, how many a step has, and a zero that compilers do not know
+    as one: they would take the loop apart and need half as many registers again.
     """
-    (values, cache), (begin, length) = value, reach
-    words, share, together = heads.words, heads.size // LANES, heads.together
-    sums = UOp.placeholder((together * share,), dtypes.float, 2, addrspace=AddrSpace.REG)
-    sums = sums.after(sums.after(shared).store(sums.const_like(0.0)))
-    chunk = UOp.range(LANES // _STEPS_BETWEEN, 1, AxisType.REDUCE)
+    (shared, own), (values, cache, lane), (begin, length, step, nothing) = weight, value, reach
+    words, each, together = heads.words, heads.size // LANES, heads.together
+    sums = UOp.placeholder((together * each,), dtypes.float, 2, addrspace=AddrSpace.REG)
+    sums = sums.after(UOp.group(*[sums.after(shared)[i].store(total) for i, total in enumerate(totals)]))
+    chunk = UOp.range(step // _STEPS_BETWEEN + nothing, 1, AxisType.REDUCE)
     before = sums.after(chunk)
-    totals = [before[i].load() for i in range(together * share)]
+    totals = [before[i].load() for i in range(together * each)]
     for p in range(_STEPS_BETWEEN):
         position = begin + chunk * _STEPS_BETWEEN + p
         at = cache + (position < length).where(position, 0) * words
-        elements = _elements(values, at, lane, share)
+        elements = _elements(values, at, lane, each)
         for h in range(together):
-            weight = shared[h * LANES + chunk * _STEPS_BETWEEN + p].load()
-            for i in range(share):
-                totals[h * share + i] = totals[h * share + i] + weight * elements[i]
+            factor = shared[own + h * step + chunk * _STEPS_BETWEEN + p].load()
+            for i in range(each):
+                totals[h * each + i] = totals[h * each + i] + factor * elements[i]
     stores = [sums[i].store(total) for i, total in enumerate(totals)]
     sums = sums.after(UOp.group(*stores).end(chunk))
-    return [sums[i].load() for i in range(together * share)]
+    return [sums[i].load() for i in range(together * each)]
 
 
 def _elements(values: UOp, at: UOp, lane: UOp, share: int) -> list[UOp]:
@@ -310,8 +405,9 @@ def gather_parts(
     product reads, without a launch of its own. ``splits``: how many there are, all of them written; by default those of
     ``attend``, which writes no more than a row's position asks for.
     """
-    all_written, stride, count = splits > 0, heads.size + 2, heads.queries * heads.size
-    splits = splits or heads.splits(rows)
+    all_written, stride, count = splits > 0, heads.part, heads.queries * heads.size
+    share = heads.share(rows)
+    splits = splits or share.splits
     threads = threads_for(count)
 
     def kernel(out: UOp, parts: UOp, places: UOp) -> UOp:
@@ -321,8 +417,8 @@ def gather_parts(
         element = own_element(slice_ * threads + thread, thread, count, threads, span)
         at = (row * heads.queries + element // heads.size) * splits * stride
         inside = element % heads.size
-        all_steps, steps = _shares(place_of(heads, places.flatten(), row).position + 1, splits)
-        used = (all_steps + (steps - 1)) // steps  # the splits behind these had nothing to do
+        # The splits behind these had nothing to do.
+        used = (place_of(heads, places.flatten(), row).position + share.piece) // share.piece
         # (also read where all are written: every argument of a kernel must be used)
         used = used.maximum(splits) if all_written else used
         state = UOp.placeholder((2 + PER_THREAD,), dtypes.float, 0, addrspace=AddrSpace.REG)
