@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def pytest_configure() -> None:
         "garzone", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("garzone")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_pytest() -> Iterator[None]:
+    """A pytest that a test or the worker starts does without the plugins installed here: they take a second each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        yield
 
 
 def _sha256(path: Path) -> str:
