@@ -38,7 +38,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_pytest() -> Iterator[None]:
-    """A pytest that a test or the worker starts does without the plugins installed here: they take a second each time."""
+    """A pytest that a test or the worker starts does without the plugins installed here, which take a second a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
         yield
