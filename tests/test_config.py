@@ -4,6 +4,7 @@ import pytest
 
 from garzone import config
 from garzone.core.errors import UsageError
+from garzone.core.generation import KVCacheType
 
 
 def test_defaults_are_ollamas_address_and_directory(tmp_path: Path) -> None:
@@ -50,6 +51,8 @@ def test_what_the_caller_gives_beats_environment_beats_file(tmp_path: Path) -> N
         ("port = true", "port"),
         ("device = 3", "device"),
         ("origins = 'x'", "origins"),
+        ("kv_cache = 'q4_0'", "kv_cache = 'q4_0': not a type that the KV cache can have; there are f16 and q8_0"),
+        ("kv_cache = 8", "kv_cache"),
         ("model = ", "TOML"),
     ],
 )
@@ -81,6 +84,17 @@ def test_a_wrong_number_in_the_environment_names_the_variable(tmp_path: Path) ->
         config.load({"GARZONE_HOME": str(tmp_path), "GARZONE_NUM_CTX": "many"})
     with pytest.raises(UsageError, match="OLLAMA_HOST"):
         config.load({"GARZONE_HOME": str(tmp_path), "OLLAMA_HOST": "x:notaport"})
+
+
+def test_the_type_of_the_kv_cache_is_read_as_ollama_names_it(tmp_path: Path) -> None:
+    env = {"GARZONE_HOME": str(tmp_path)}
+    assert config.load(env).kv_cache is KVCacheType.F16
+    (tmp_path / "config.toml").write_text('kv_cache = "q8_0"\n')
+    assert config.load(env).kv_cache is KVCacheType.Q8_0
+    assert config.load({**env, "OLLAMA_KV_CACHE_TYPE": "F16"}).kv_cache is KVCacheType.F16
+    assert config.load({**env, "OLLAMA_KV_CACHE_TYPE": ""}).kv_cache is KVCacheType.Q8_0
+    with pytest.raises(UsageError, match=r"OLLAMA_KV_CACHE_TYPE='q4_0': .*there are f16 and q8_0"):
+        config.load({**env, "OLLAMA_KV_CACHE_TYPE": "q4_0"})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from garzone.core.errors import UsageError
+from garzone.core.generation import KVCacheType
 
 DEFAULT_MODEL = "qwen2.5-coder:7b"
 DEFAULT_PYPI_INDEX = "https://pypi.org/simple/"
@@ -40,7 +41,8 @@ class Settings:
     URL the worker uses instead of the embedded engine, `backend_key` what that server asks for. `max_loaded`
     models are in memory at once, and no more than fit `max_memory_bytes` of the device (0: what the device has);
     `num_parallel` requests for one model are answered at the same time (0: as many as there is memory for).
-    `draft_model` is a small model that guesses ahead for every other one that has the same vocabulary.
+    `draft_model` is a small model that guesses ahead for every other one that has the same vocabulary. `kv_cache` is
+    how keys and values are kept; q8_0 takes little more than half the memory.
     `origins` are web pages that may call the server besides local ones. `api_key` must come with every request, ""
     asks for none. `request_timeout_s` ends a request that takes longer (0: none does), `shutdown_grace_s` is how long
     answers in flight may take to end when the server stops.
@@ -62,6 +64,7 @@ class Settings:
     max_memory_bytes: int = 0
     num_parallel: int = 0
     draft_model: str = ""
+    kv_cache: KVCacheType = KVCacheType.F16
     origins: tuple[str, ...] = ()
     pypi_index: str = ""
     api_key: str = field(default="", repr=False)
@@ -208,6 +211,11 @@ def _from_file(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(defaults))}")
         if key in ("home", "models_dir"):
             value = Path(str(value)).expanduser()  # noqa: PLW2901
+        elif key == "kv_cache":
+            try:
+                value = _kv_cache(str(value))  # noqa: PLW2901
+            except ValueError as error:
+                raise UsageError(f"{path}: kv_cache = {value!r}: {error}") from error
         elif isinstance(defaults[key], tuple):
             if not isinstance(value, list):
                 raise UsageError(f"{path}: {key} must be a list of texts, not {value!r}")
@@ -229,6 +237,14 @@ def _number(value: str) -> int | None:
 
 def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _kv_cache(value: str) -> KVCacheType:
+    try:
+        return KVCacheType(value.strip().lower())
+    except ValueError:
+        known = " and ".join(each.value for each in KVCacheType)
+        raise ValueError(f"not a type that the KV cache can have; there are {known}") from None
 
 
 def _duration_s(value: str) -> float:
@@ -263,6 +279,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "OLLAMA_MAX_LOADED_MODELS": ("max_loaded", _number),
     "OLLAMA_MAX_QUEUE": ("max_queue", int),
     "OLLAMA_NUM_PARALLEL": ("num_parallel", int),
+    "OLLAMA_KV_CACHE_TYPE": ("kv_cache", _kv_cache),
     "OLLAMA_KEEP_ALIVE": ("keep_alive_s", _duration_s),
     "OLLAMA_LOAD_TIMEOUT": ("load_timeout_s", lambda value: max(_duration_s(value), 0.0)),
     "OLLAMA_ORIGINS": ("origins", _words),

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from garzone.core.errors import Unsupported
+from garzone.core.generation import KVCacheType
 from garzone.engine import devices
-from garzone.engine.footprint import OVERHEAD_BYTES, Footprint, footprint
+from garzone.engine.footprint import OVERHEAD_BYTES, Footprint, check_kv_cache, footprint
 
 # https://huggingface.co/Qwen/Qwen2.5-Coder-7B-Instruct/blob/main/config.json
 QWEN_7B = {
@@ -24,6 +26,16 @@ def test_the_cache_of_a_7b_model_has_the_size_llama_cpp_prints() -> None:
     assert taken.kv_bytes_per_token * 8192 == 448 << 20  # "KV self size = 448.00 MiB" at -c 8192
     assert taken.context_length == 32768
     assert taken.active_share == 1.0
+
+
+def test_a_cache_in_q8_0_takes_34_bytes_for_32_numbers() -> None:
+    taken = footprint(QWEN_7B, 0, KVCacheType.Q8_0)
+    assert taken.kv_bytes_per_token * 8192 == 238 << 20  # 448 MiB * 17 / 32, what llama.cpp prints with -ctk -ctv q8_0
+    check_kv_cache(QWEN_7B, KVCacheType.Q8_0)
+    odd = QWEN_7B | {"qwen2.attention.key_length": 80, "qwen2.attention.value_length": 80}
+    check_kv_cache(odd, KVCacheType.F16)
+    with pytest.raises(Unsupported, match=r"80 elements.* use f16"):
+        check_kv_cache(odd, KVCacheType.Q8_0)
 
 
 def test_the_largest_context_is_bounded_by_memory_and_by_training() -> None:

@@ -11,7 +11,9 @@ from tinygrad.helpers import Context
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import GGUFError
+from garzone.core.generation import KVCacheType
 from garzone.kernels import portable, reference
+from garzone.kernels.cpu.offers import OFFERS as C_OFFERS
 from garzone.kernels.launch import variables
 from garzone.kernels.layouts import BLOCK, GGMLType
 from garzone.kernels.registry import (
@@ -126,11 +128,17 @@ def test_embedding_takes_rows_of_the_table() -> None:
 
 
 def attention_spec(
-    pairs: RopePairs, *, heads: int = 6, kv_heads: int = 2, head_dim: int = 32, dims: int = 32
+    pairs: RopePairs,
+    *,
+    heads: int = 6,
+    kv_heads: int = 2,
+    head_dim: int = 32,
+    dims: int = 32,
+    kv_cache: KVCacheType = KVCacheType.F16,
 ) -> AttentionSpec:
     angle = np.arange(NUM_CTX)[:, None] * 100.0 ** (-np.arange(0, dims, 2) / dims)
     rope = np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
-    return AttentionSpec(heads, kv_heads, head_dim, rope, pairs, exact_cache=True)
+    return AttentionSpec(heads, kv_heads, head_dim, rope, pairs, exact_cache=True, kv_cache=kv_cache)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +149,9 @@ def attention_spec(
         attention_spec(RopePairs.ADJACENT, dims=20),  # the last twelve elements of a head are not rotated
         attention_spec(RopePairs.HALVES, heads=2, kv_heads=2, head_dim=24, dims=16),
         attention_spec(RopePairs.HALVES, heads=3, kv_heads=1, head_dim=128, dims=128),
+        attention_spec(RopePairs.ADJACENT, kv_cache=KVCacheType.Q8_0),
     ],
-    ids=["adjacent", "halves", "adjacent partial", "halves partial", "wide heads"],
+    ids=["adjacent", "halves", "adjacent partial", "halves partial", "wide heads", "bytes"],
 )
 def test_attention_over_the_cache_equals_attention_over_the_sequence(spec: AttentionSpec) -> None:
     function: Any = Registry(portable.OFFERS).build(spec, place())
@@ -158,6 +167,30 @@ def test_attention_over_the_cache_equals_attention_over_the_sequence(spec: Atten
         at += count
     again, _ = function(Tensor(qkv[20:21], device="CPU").realize(), cache, decode_step(20))
     close(again.numpy(), expected[20:21], 1e-5)
+
+
+def test_bytes_of_the_cache_are_what_the_c_kernels_keep_and_can_be_put_back() -> None:
+    spec = attention_spec(RopePairs.HALVES, head_dim=64, dims=64, kv_cache=KVCacheType.Q8_0)
+    columns = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
+    qkv = Tensor(RNG.standard_normal((CHUNK, columns)).astype(np.float32), device="CPU").realize()
+    kept: list[np.ndarray] = []
+    for offers in (portable.OFFERS, C_OFFERS):
+        function: Any = Registry(offers).build(spec, place())
+        cache = function.new_cache()
+        out, _ = function(qkv, cache, step(0, CHUNK))
+        out.realize()
+        rows = function.read_rows(cache, 0, 0, CHUNK)
+        assert rows.shape == (CHUNK, 2, spec.num_kv_heads, 2 * 34)
+        other = function.new_cache()
+        function.write_rows(other, 0, 0, rows[:5])
+        function.write_rows(other, 0, 5, rows[5:])
+        assert np.array_equal(function.read_rows(other, 0, 0, CHUNK), rows)
+        kept.append(rows.reshape(-1, 34))
+    factors = [blocks[:, :2].copy().view(np.float16).astype(np.float64) for blocks in kept]
+    numbers = [blocks[:, 2:].view(np.int8).astype(int) for blocks in kept]
+    assert np.allclose(*factors, rtol=1e-3)
+    assert np.abs(numbers[0] - numbers[1]).max() <= 1  # where a number lies between two bytes
+    assert (numbers[0] != numbers[1]).mean() < 0.01
 
 
 def test_weights_that_are_not_numbers_are_refused_by_tensor_name() -> None:

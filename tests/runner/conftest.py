@@ -40,6 +40,7 @@ TOYS = (
     toy("toy", digest="sha256:" + "7" * 64, context_tokens=256),
     *(toy(name, context_tokens=256) for name in ("other", "third", "broken", "dying", "endless", "slow")),
     toy("clever", capabilities=("completion", "tools", "thinking", "insert")),
+    toy("odd", model_info={"general.architecture": "llama", "llama.attention.key_length": 80}),
     toy("primed", system="be brief", parameters={"num_ctx": ("128",)}),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from garzone.config import Settings
-from garzone.core.generation import GenerateRequest, ModelDetails, SamplingParams
+from garzone.core.generation import GenerateRequest, KVCacheType, ModelDetails, SamplingParams
 from garzone.engine.drafter import PromptLookup
 from garzone.engine.footprint import OVERHEAD_BYTES
 from garzone.engine.row import Row
@@ -194,6 +194,8 @@ def test_the_memory_of_a_draft_model_is_planned_for(tmp_path: Path) -> None:
     }
     large = ModelDetails(name="large", path="/l", size_bytes=4 << 30, model_info=info)
     small = ModelDetails(name="small", path="/s", size_bytes=1 << 28, model_info=info)
+    compact = plan_load(large, replace(settings, kv_cache=KVCacheType.Q8_0), draft=small)
     alone, helped = plan_load(large, settings), plan_load(large, settings, draft=small)
     cache = 4096 * 4 * 2 * 2 * 64 * 2  # tokens, layers, heads, keys and values, numbers, bytes
     assert helped.memory_bytes - alone.memory_bytes == (1 << 28) + DRAFT_SLOTS * cache + OVERHEAD_BYTES
+    assert helped.memory_bytes - compact.memory_bytes == (1 + DRAFT_SLOTS) * cache * 15 // 32

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from garzone.core.generation import FinishReason, GenerateRequest, Pooling, SamplingParams, Usage
+from garzone.core.generation import FinishReason, GenerateRequest, KVCacheType, Pooling, SamplingParams, Usage
 from garzone.engine.row import Row
 from garzone.runner.draft_model import DraftModel
 from garzone.runner.model import Engine, Model, load_model
@@ -98,6 +98,31 @@ def test_restored_from_disk_as_from_nothing(
     second, restored = answers(Desk(model, tmp_path), request(prompt, sampling))[0]
     assert second == text
     assert restored.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_rows_in_bytes_are_not_taken_for_halves_and_change_no_text_either(
+    model: Model, smollm2_path: Path, prompt: str, tmp_path: Path
+) -> None:
+    halves = Desk(model, tmp_path)
+    answers(halves, request(prompt))
+    assert halves.batcher.save(10) == 1
+    load = Load(str(smollm2_path), 1024, "CPU", num_slots=4, digest="sha256:smollm2", kv_cache=KVCacheType.Q8_0)
+    compact = load_model(load)
+    requests = [request(prompt), request(prompt, SEEDED), request(prompt[:300] + "\n\n# Another\ndef")]
+    first = Desk(compact, tmp_path)
+    alone, usage = answers(first, requests[0])[0]
+    assert usage.cached_tokens == 0
+    assert first.batcher.save(10) == 1
+    texts = [alone, *(cold(compact, one) for one in requests[1:])]
+    small = replace(compact, engine=Chunked(compact.engine, 13))
+    drafts = (replace(one, draft=True, prediction=alone) for one in requests)
+    together = answers(Desk(small), *drafts)
+    assert [text for text, _ in together] == texts
+    assert together[0][1].accepted_tokens > 4
+    for slot in range(compact.engine.num_slots):  # what a new process would find in its slots
+        compact.engine.score([Row(slot, 0, 1)])
+    restored, usage = answers(Desk(compact, tmp_path), requests[0])[0]
+    assert (restored, usage.cached_tokens) == (alone, usage.prompt_tokens - 1)
 
 
 def test_a_file_that_is_repeated_with_changes_is_mostly_guessed_right(model: Model) -> None:

@@ -19,9 +19,19 @@ from garzone.core.errors import (
     ModelNotFound,
     Overloaded,
     RunnerCrashed,
+    Unsupported,
     UnsupportedModel,
 )
-from garzone.core.generation import Delta, FinishReason, GenerateRequest, Grammar, GrammarKind, Pooling, SamplingParams
+from garzone.core.generation import (
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    KVCacheType,
+    Pooling,
+    SamplingParams,
+)
 from garzone.runner.process import RunnerPool
 from tests.runner.conftest import MakePool
 
@@ -77,6 +87,15 @@ async def test_killing_the_process_fails_the_request_in_flight_and_the_next_one_
                     os.kill(first, signal.SIGKILL)
     assert await text(pool, ask()) == before
     assert pids().isdisjoint({first})
+
+
+async def test_heads_that_the_kv_cache_cannot_hold_are_refused_before_a_process_is_started(make_pool: MakePool) -> None:
+    pool = make_pool(kv_cache=KVCacheType.Q8_0)
+    with pytest.raises(Unsupported, match="80 elements"):
+        await text(pool, ask(model="odd"))
+    assert not pids()
+    assert await text(pool, ask())
+    assert [loaded.kv_cache for loaded in pool.loaded()] == [KVCacheType.Q8_0]
 
 
 async def test_requests_queued_behind_a_crash_get_their_answers(make_pool: MakePool) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import httpx2
 import ollama
 import openai
 import pytest
@@ -115,6 +116,7 @@ def test_ollama_lists_shows_and_ps(url: str) -> None:
         ["temperature", "0.2"],
     ]
     (loaded,) = client.ps().models
+    assert httpx2.get(f"{url}/api/ps").json()["models"][0]["kv_cache_type"] == "f16"
     assert (loaded.size_vram, loaded.context_length) == (250_000_000, 4096)
     assert loaded.expires_at == datetime.fromtimestamp(1_700_000_300, UTC)
 

@@ -9,6 +9,7 @@ import pytest
 
 from garzone.cli import main
 from garzone.core.errors import DownloadFailed, GGUFError, ModelNotFound
+from garzone.core.generation import KVCacheType
 from garzone.engine.devices import Device
 from garzone.engine.footprint import OVERHEAD_BYTES
 from garzone.store import builtin, transfer
@@ -51,6 +52,9 @@ def test_a_file_here_is_weighed(tmp_path: Path, tiny: Path) -> None:
     assert found.tokens_per_s_roof == pytest.approx(1e9 / found.footprint.weights_bytes)
     assert (found.is_here, found.fits, found.quantization) == (True, True, "F32")
     assert found.document()["kv_bytes_per_1k_tokens"] == 512_000
+    compact = fits.fit(str(tiny), CARD, Store(tmp_path), KVCacheType.Q8_0)
+    assert (compact.document()["kv_bytes_per_1k_tokens"], compact.document()["kv_cache"]) == (272_000, "q8_0")
+    assert compact.largest_context == (2_000_000 - compact.footprint.weights_bytes) // 272
 
 
 def test_a_model_of_a_registry_is_weighed_without_its_weights(tmp_path: Path, tiny: Path, web: Web) -> None:
@@ -146,6 +150,8 @@ def test_the_command_prints_and_its_exit_code_says_whether_it_fits(
     assert document["device"]["memory_bytes"] == 20 << 30
     assert document["device"]["source"].startswith("https://www.amd.com")
     assert document["tokens_per_s_roof"] > document["tokens_per_s_roof_at_largest_context"] > 0
+    assert run(monkeypatch, tmp_path, str(tiny), "--device", "7900xt", "--kv-cache", "q8_0") == 0
+    assert "272 KB (q8_0)" in capsys.readouterr().out
     assert run(monkeypatch, tmp_path, str(tiny), "--device", "voodoo 2") == 2
     assert "7900 XT" in capsys.readouterr().err
     assert run(monkeypatch, tmp_path, str(tiny), "--device", "CPU", "--json") in (0, 1)

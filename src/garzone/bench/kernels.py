@@ -27,7 +27,9 @@ from tinygrad.uop.ops import UOp
 
 from garzone.bench.synthetic import random_blocks
 from garzone.core.errors import DeviceUnavailable
+from garzone.core.generation import KVCacheType
 from garzone.engine.device import open_device
+from garzone.engine.footprint import KV_BYTES_PER_NUMBER
 from garzone.kernels import reference
 from garzone.kernels.cpu import library as cpu
 from garzone.kernels.cpu.memory import Arena
@@ -130,7 +132,8 @@ def run(device: str, types: Sequence[GGMLType], *, timed: bool = True) -> Iterat
     for ggml_type in types:
         yield _linear(device, ggml_type, 1, ceiling, timed=timed)
         yield _linear(device, ggml_type, PREFILL_TOKENS, ceiling, timed=timed)
-    yield from _attention(device, ceiling, timed=timed)
+    for kv_cache in KVCacheType if device.partition(":")[0] == "CPU" else (KVCacheType.F16,):
+        yield from _attention(device, kv_cache, ceiling, timed=timed)
     yield _norm(device, ceiling, timed=timed)
     yield _embed(device, ceiling, timed=timed)
 
@@ -158,11 +161,11 @@ def _linear(device: str, ggml_type: GGMLType, tokens: int, ceiling: Ceiling, *, 
     return _result(name, ggml_type.name, implementation, (got, expected, TOLERANCE), (rate, unit, limit))
 
 
-def _attention(device: str, ceiling: Ceiling, *, timed: bool) -> Iterator[KernelResult]:
+def _attention(device: str, kv_cache: KVCacheType, ceiling: Ceiling, *, timed: bool) -> Iterator[KernelResult]:
     rng = np.random.default_rng(3)
     angles = np.arange(CONTEXT)[:, None] * 10_000.0 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     rope = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
-    small = AttentionSpec(4, 2, 64, rope[:64, :32].copy(), RopePairs.HALVES)
+    small = AttentionSpec(4, 2, 64, rope[:64, :32].copy(), RopePairs.HALVES, kv_cache=kv_cache)
     tokens = 40
     qkv = rng.standard_normal((tokens, 8 * 64), dtype=np.float32)
     expected = reference.attend(small, Tensor(qkv, device=device)).numpy()
@@ -178,10 +181,10 @@ def _attention(device: str, ceiling: Ceiling, *, timed: bool) -> Iterator[Kernel
             at += count
         rate, unit = (0.0, "GB/s") if "decode" in name else (0.0, "GFLOPS")
         if timed:
-            rate = _time_attention(device, rope, decode="decode" in name)
+            rate = _time_attention(device, rope, kv_cache, decode="decode" in name)
         limit = ceiling.read_gb_s if "decode" in name else ceiling.float_gops
         numbers = (got, expected[at - chunks[-1] : at], ATTENTION_TOLERANCE)
-        yield _result(name, "F16", next(iter(registry.chosen)), numbers, (rate, unit, limit))
+        yield _result(name, kv_cache.name, next(iter(registry.chosen)), numbers, (rate, unit, limit))
 
 
 def _norm(device: str, ceiling: Ceiling, *, timed: bool) -> KernelResult:
@@ -278,10 +281,10 @@ def _time_linear(device: str, spec: LinearSpec, tokens: int) -> float:
     return _best_seconds(compute, fixed.start, device)
 
 
-def _time_attention(device: str, rope: np.ndarray, *, decode: bool) -> float:
+def _time_attention(device: str, rope: np.ndarray, kv_cache: KVCacheType, *, decode: bool) -> float:
     """GB/s of keys and values for one token at the end of the context; GFLOPS of a chunk in its middle."""
     count, start = (1, CONTEXT - 1) if decode else (PREFILL_TOKENS, CONTEXT // 2)
-    spec = AttentionSpec(HEADS, KV_HEADS, HEAD_DIM, rope, RopePairs.HALVES)
+    spec = AttentionSpec(HEADS, KV_HEADS, HEAD_DIM, rope, RopePairs.HALVES, kv_cache=kv_cache)
     place = _place(device, CONTEXT, count)
     attend = default_registry().build(spec, place)
     # several caches in turn, so that none is still in the processor's
@@ -294,7 +297,7 @@ def _time_attention(device: str, rope: np.ndarray, *, decode: bool) -> float:
 
     seconds = _best_seconds(compute, fixed.start, device) / len(caches)
     if decode:
-        return 2 * 2 * KV_HEADS * HEAD_DIM * CONTEXT / seconds / 1e9
+        return float(KV_BYTES_PER_NUMBER[kv_cache]) * 2 * KV_HEADS * HEAD_DIM * CONTEXT / seconds / 1e9
     return 4 * HEADS * HEAD_DIM * count * (start + count / 2) / seconds / 1e9
 
 

@@ -9,6 +9,7 @@ import click
 
 from garzone import config
 from garzone.core.errors import UsageError
+from garzone.core.generation import KVCacheType
 from garzone.engine import devices
 from garzone.engine.devices import Device
 from garzone.store.details import human_bytes, human_number
@@ -24,14 +25,19 @@ DOES_NOT_FIT_EXIT = 1
 @click.option(
     "--device", help="A card by name (7900xt, rtx 4090, m3 max), or AMD, CUDA, METAL, CPU.  [default: what is here]"
 )
+@click.option(
+    "--kv-cache",
+    type=click.Choice(KVCacheType, case_sensitive=False),
+    help="How keys and values would be kept.  [default: f16, or OLLAMA_KV_CACHE_TYPE]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def fit_command(reference: str, device: str | None, as_json: bool) -> None:
+def fit_command(reference: str, device: str | None, kv_cache: KVCacheType | None, as_json: bool) -> None:
     """Say whether a model fits a device: weights, cache, largest context, and the most tokens a second it could give.
 
     Works from a name without downloading the weights. Exit code 1 when it does not fit.
     """
-    settings = config.load()
-    found = fit(reference, find_device(device or settings.device), open_store(settings))
+    settings = config.load(kv_cache=kv_cache)
+    found = fit(reference, find_device(device or settings.device), open_store(settings), settings.kv_cache)
     if as_json:
         click.echo(json.dumps(found.document(), indent=2))
     else:
@@ -67,7 +73,10 @@ def _print(found: Fit) -> None:
         ("device", f"{device.name}  {_known(device.memory_bytes)}, {device.bandwidth / 1e9:.0f} GB/s ({device.source})"
                    if device.bandwidth else f"{device.name}  {_known(device.memory_bytes)}, bandwidth unknown"),
         ("weights", human_bytes(taken.weights_bytes)),
-        (f"cache per {CONTEXT_STEP // 1000}k tokens", human_bytes(taken.kv_bytes_per_token * CONTEXT_STEP)),
+        (
+            f"cache per {CONTEXT_STEP // 1000}k tokens",
+            f"{human_bytes(taken.kv_bytes_per_token * CONTEXT_STEP)} ({found.kv_cache.value})",
+        ),
         ("trained context", f"{taken.context_length:,} tokens"),
     ]  # fmt: skip
     if found.largest_context is None:

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from garzone import config
 from garzone.core.errors import BackendUnavailable, UnavailableError
+from garzone.core.generation import KVCacheType
+from garzone.engine.footprint import check_kv_cache
 from garzone.server.listener import open_listener
 from garzone.wiring import build_server, open_store
 
@@ -29,18 +31,31 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--device", help="tinygrad device: AMD, CUDA, METAL, CPU.  [default: the best one here]")
 @click.option("--model", help="Load this model at once instead of on the first request.")
 @click.option("--draft-model", help="A small model that guesses ahead for those with the same vocabulary.")
+@click.option(
+    "--kv-cache",
+    type=click.Choice(KVCacheType, case_sensitive=False),
+    help="How keys and values are kept; q8_0 takes 47 % less memory.  [default: f16, or OLLAMA_KV_CACHE_TYPE]",
+)
 @click.option("--gateway", is_flag=True, help="Pass claude-* on to Anthropic, and answer small background calls here.")
 def serve(
-    *, host: str | None, port: int | None, device: str | None, model: str | None, draft_model: str | None, gateway: bool
+    *,
+    host: str | None,
+    port: int | None,
+    device: str | None,
+    model: str | None,
+    draft_model: str | None,
+    kv_cache: KVCacheType | None,
+    gateway: bool,
 ) -> None:
     """Run the API server: the Ollama, OpenAI and Anthropic protocols on one port.
 
     --gateway: what is passed on, and what is not, are gateway_forward, gateway_local and gateway_background in
     config.toml (docs/delegation.md).
     """
-    settings = config.load(host=host, port=port, device=device, draft_model=draft_model)
+    settings = config.load(host=host, port=port, device=device, draft_model=draft_model, kv_cache=kv_cache)
     for name in filter(None, (model, settings.draft_model)):
-        open_store(settings).find(name)  # a name that is wrong is better known now than in the log
+        # what is wrong is better known now than in the log
+        check_kv_cache(open_store(settings).find(name).model_info, settings.kv_cache)
     listener = open_listener(settings.host, settings.port)
     address, bound_port = listener.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
@@ -84,7 +99,7 @@ def ps(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models, indent=2))
         return
-    table = Table("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", box=None)
+    table = Table("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "KV CACHE", "UNTIL", box=None)
     for model in models:
         digest = str(model.get("digest", "")).removeprefix("sha256:")[:12]
         table.add_row(
@@ -93,6 +108,7 @@ def ps(as_json: bool) -> None:
             f"{model.get('size', 0) / 1e9:.1f} GB",
             "100% GPU" if model.get("size_vram") else "100% CPU",
             str(model.get("context_length", "")),
+            str(model.get("kv_cache_type", "")),
             _until(str(model.get("expires_at", ""))),
         )
     rich.print(table)

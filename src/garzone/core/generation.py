@@ -173,6 +173,16 @@ class Delta:
     choice: int = 0
 
 
+class KVCacheType(Enum):
+    """How keys and values of what was read are kept: as half floats, or in blocks of 32 bytes that share a factor.
+
+    The names are those of Ollama's OLLAMA_KV_CACHE_TYPE. A number takes 16 bits or 8.5.
+    """
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+
 class Pooling(Enum):
     """How the states of a text's tokens become one vector.
 
@@ -239,6 +249,7 @@ class LoadedModel:
     device: str
     memory_bytes: int
     expires_at: float | None
+    kv_cache: KVCacheType = KVCacheType.F16
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,23 @@ Does not tokenise, sample, or decide what to run and in which slot; one caller a
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
+from garzone.core.generation import KVCacheType
 from garzone.engine import architecture
 from garzone.engine.architecture.config import ModelConfig
 from garzone.engine.architecture.decoder import Decoder, plan
 from garzone.engine.device import open_device
+from garzone.engine.footprint import KV_BYTES_PER_NUMBER, check_kv_cache
 from garzone.engine.gguf import GGUFFile
 from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.row import Row
@@ -27,7 +31,6 @@ from garzone.engine.weights import WeightDirectory
 from garzone.kernels.cpu.offers import can_record, new_caches, record
 from garzone.kernels.cpu.program import Program as CpuProgram
 from garzone.kernels.cpu.traffic import Traffic
-from garzone.kernels.gpu.heads import Attention as GpuAttention
 from garzone.kernels.gpu.offers import can_batch
 from garzone.kernels.gpu.program import Program as GpuProgram
 from garzone.kernels.gpu.program import new_caches as new_gpu_caches
@@ -55,6 +58,7 @@ class ModelRunner:
         self.device = place.device
         self.chunk_tokens = place.chunk_tokens
         self.implementations = dict(registry.chosen)
+        self.kv_cache = decoder.plan.layers[0].attention.kv_cache
         self._place = place
         self._decoder = decoder
         self._decode_apart = registry.decode_apart
@@ -86,6 +90,7 @@ class ModelRunner:
         prefill_chunk: int = DEFAULT_CHUNK_TOKENS,
         dense_bytes: int | None = None,
         registry: Registry | None = None,
+        kv_cache: KVCacheType = KVCacheType.F16,
     ) -> ModelRunner:
         """Read a GGUF file and put its weights on a device.
 
@@ -98,8 +103,10 @@ class ModelRunner:
             dense_bytes: memory that unpacked weights may take; beyond it they stay packed. None: a share of what the
                 machine has.
             registry: implementations to choose from.
+            kv_cache: how keys and values are kept.
 
         Raises:
+            Unsupported: they cannot be kept that way for this model.
             GGUFError: malformed, a tensor is missing, of the wrong shape, or not finite.
             UnsupportedModel: of an architecture or type that cannot be computed.
             DeviceUnavailable: no such device, or nothing to compile for it with.
@@ -108,7 +115,8 @@ class ModelRunner:
             weights = WeightDirectory(file)
             vocab_size = weights.rows_of("token_embd.weight") if weights.has("token_embd.weight") else 0
             config = architecture.configure(file.metadata, vocab_size, num_ctx)
-            planned = plan(config, weights)
+            check_kv_cache(file.metadata, kv_cache)
+            planned = plan(config, weights, kv_cache)
             most = _SCORE_BYTES // (4 * config.num_heads * config.num_ctx)
             place = Place(
                 device=open_device(device),
@@ -122,11 +130,21 @@ class ModelRunner:
         return cls(config, decoder, place, registry, num_slots)
 
     @property
-    def _cache_itemsize(self) -> int:
-        """Bytes of a cached number."""
-        # The GPU kernels keep two to an element.
-        is_packed = isinstance(self._decoder.attentions[0], GpuAttention)
-        return 2 if is_packed else self._cache.banks[0][0][0].dtype.itemsize
+    def _row_shape(self) -> tuple[int, ...]:
+        """Of one row of a layer in `read_rows`, in elements of `_row_dtype`."""
+        size = self.config.head_dim
+        if self.kv_cache is KVCacheType.Q8_0:
+            size = int(size * KV_BYTES_PER_NUMBER[self.kv_cache])
+        return 2, self.config.num_kv_heads, size
+
+    @property
+    def _row_dtype(self) -> np.dtype[Any]:
+        """What the elements of cached rows are."""
+        if self.kv_cache is KVCacheType.Q8_0:
+            return np.dtype(np.uint8)
+        # only the portable kernels ever keep float32
+        is_exact = self._cache.banks[0][0][0].dtype == dtypes.float32
+        return np.dtype(np.float32 if is_exact else np.float16)
 
     @property
     def memory_bytes(self) -> int:
@@ -147,7 +165,7 @@ class ModelRunner:
     def row_bytes(self) -> int:
         """Bytes of one row in `read_rows`."""
         layers, _ = self._cache.locate(0)
-        return len(layers) * 2 * self.config.num_kv_heads * self.config.head_dim * self._cache_itemsize
+        return len(layers) * math.prod(self._row_shape) * self._row_dtype.itemsize
 
     @property
     def num_valid(self) -> int:
@@ -259,11 +277,9 @@ class ModelRunner:
         """
         self._cache.check(slot, start, count)
         layers, index = self._cache.locate(slot)
-        shape = (len(layers), count, 2, self.config.num_kv_heads, self.config.head_dim)
-        itemsize = self._cache_itemsize
-        if len(data) != int(np.prod(shape)) * itemsize:
+        if len(data) != count * self.row_bytes:
             raise ValueError(f"{len(data)} bytes are not {count} rows of this model")
-        rows = np.frombuffer(data, np.float16 if itemsize == 2 else np.float32).reshape(shape)
+        rows = np.frombuffer(data, self._row_dtype).reshape(len(layers), count, *self._row_shape)
         for attention, layer, values in zip(self._decoder.attentions, layers, rows, strict=True):
             attention.write_rows(layer, index, start, values)
         self._cache.wrote(slot, start, count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
+from garzone.core.generation import KVCacheType
 from garzone.kernels.dequantise import dequantise
 from garzone.kernels.registry import AttentionSpec, EmbedSpec, Gate, LinearSpec, Matrix, RopePairs
 
@@ -81,13 +82,23 @@ def split_qkv(spec: AttentionSpec, qkv: Tensor, start: int) -> tuple[Tensor, Ten
     )
 
 
+def rounded_to_q8_0(x: Tensor) -> Tensor:
+    """What Q8_0 keeps of x: each 32 of the last axis as bytes, with the largest of them over 127 as factor, a half."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    factors = (blocks.abs().max(-1, keepdim=True) / 127).cast(dtypes.float16).cast(dtypes.float32)
+    numbers = (factors > 0).where(blocks / factors, 0).round().clip(-127, 127)
+    return (numbers * factors).reshape(*x.shape)
+
+
 def attend(spec: AttentionSpec, qkv: Tensor) -> Tensor:
     """Causal attention of a whole sequence from position 0: (rows, num_heads * head_dim).
 
-    Whatever was cached is computed again, and not rounded to float16.
+    Whatever was cached is computed again, and rounded to Q8_0 where the cache is, but not to float16.
     """
     rows, group = int(qkv.shape[0]), spec.num_heads // spec.num_kv_heads
     q, k, v = split_qkv(spec, qkv, 0)
+    if spec.kv_cache is KVCacheType.Q8_0:
+        k, v = rounded_to_q8_0(k), rounded_to_q8_0(v)
     k, v = (x.repeat_interleave(group, dim=1).transpose(0, 1) for x in (k, v))
     scores = q.transpose(0, 1).matmul(k.transpose(-1, -2)) * spec.score_scale
     hidden = Tensor.ones(rows, rows, dtype=dtypes.bool, device=qkv.device).triu(1)

@@ -26,6 +26,7 @@ from tinygrad.dtype import _from_np_dtype  # pyright: ignore[reportPrivateUsage]
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
+from garzone.core.generation import KVCacheType
 from garzone.kernels.layouts import GGMLType
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ class AttentionSpec:
 
     Input rows hold q (num_heads * head_dim), k and v (num_kv_heads * head_dim each). `rope` is (num_ctx, dims / 2, 2):
     cosine and sine; the first `dims` elements of a head are rotated, the rest pass. With `exact_cache` (models in
-    float32) keys and values are kept as float32 rather than float16.
+    float32) keys and values are kept as float32 rather than float16. With `kv_cache` Q8_0 they are rounded when
+    they are written, keys after rotation: each 32 elements of a head to bytes, the largest of them over 127 as factor.
 
     `q_norm` and `k_norm` (head_dim,) are weights of an RMS norm of each head before it is rotated. `window` is how many
     positions a row sees, its own included; 0 for all. Scores are multiplied by `scale`, or by head_dim ** -0.5.
@@ -140,6 +142,7 @@ class AttentionSpec:
     norm_eps: float = 0.0
     window: int = 0
     scale: float | None = None
+    kv_cache: KVCacheType = KVCacheType.F16
 
     @property
     def score_scale(self) -> float:
@@ -242,9 +245,10 @@ class AttentionFunction(Protocol):
         ...
 
     def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
-        """Rows [start, start + count) of a slot as (count, 2, num_kv_heads, head_dim): keys, rotated, and values.
+        """Rows [start, start + count) of a slot as (count, 2, num_kv_heads, ...): keys, rotated, and values.
 
-        Of the cache's own type, float16 or float32. Caches made by `new_cache()` have one slot, 0.
+        Of the cache's own type: head_dim elements of float16 or float32, or of Q8_0 the bytes of blocks as GGUF files
+        have them. Caches made by `new_cache()` have one slot, 0.
         """
         ...
 

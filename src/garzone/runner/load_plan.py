@@ -40,10 +40,10 @@ def plan_load(
 ) -> LoadPlan:
     """How to load a model on a device of which `device_bytes` can be used; 0 where that is not known."""
     num_ctx = context_of(details, settings)
-    needed = footprint(details.model_info, details.size_bytes)
+    needed = footprint(details.model_info, details.size_bytes, settings.kv_cache)
     one, slot_bytes = needed.total_bytes(num_ctx), needed.kv_bytes_per_token * num_ctx
     if draft is not None:
-        helper = footprint(draft.model_info, draft.size_bytes)
+        helper = footprint(draft.model_info, draft.size_bytes, settings.kv_cache)
         one += helper.total_bytes(num_ctx) + (DRAFT_SLOTS - 1) * helper.kv_bytes_per_token * num_ctx
     num_slots = settings.num_parallel
     if not num_slots:

@@ -252,12 +252,17 @@ def load_model(load: Load) -> Model:
         return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
 
     source = load.template or template_of(metadata)
-    engine = ModelRunner.load(path, num_ctx=load.num_ctx, device=load.device, num_slots=max(1, load.num_slots))
+    engine = ModelRunner.load(
+        path,
+        num_ctx=load.num_ctx,
+        device=load.device,
+        num_slots=max(1, load.num_slots),
+        kv_cache=load.kv_cache,
+    )
     engine.warm_up()
     compiler = GrammarCompiler(tokenizer)
     pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
     draft_model, note = _load_draft_model(load, tokenizer, engine.config.num_ctx)
-    kernels = hashlib.blake2b(repr(sorted(map(repr, engine.implementations.items()))).encode()).hexdigest()[:16]
     return Model(
         engine=engine,
         tokenizer=tokenizer,
@@ -271,13 +276,20 @@ def load_model(load: Load) -> Model:
         new_drafter=PromptLookup,
         compile_grammar=compiler.compile,
         fill_in=fill_in_of(tokenizer.vocabulary),
-        # rows differ with the kernels that computed them
-        engine_key=f"{load.digest} garzone {__version__} {engine.device} {kernels}" if load.digest else "",
+        engine_key=_engine_key(load, engine.device, engine.implementations),
         num_slots=0 if engine.is_batched else 1,  # each slot would be compiled apart, and nothing gained
         pooling=Pooling.LAST if pooling == _LAST_POOLING else Pooling.MEAN,
         draft_model=draft_model,
         note=note,
     )
+
+
+def _engine_key(load: Load, device: str, implementations: Mapping[str, int]) -> str:
+    """Names what rows mean: weights, version, device, how they are kept, and the kernels that computed them."""
+    if not load.digest:
+        return ""
+    kernels = hashlib.blake2b(repr(sorted(map(repr, implementations.items()))).encode()).hexdigest()[:16]
+    return f"{load.digest} garzone {__version__} {device} {load.kv_cache.value} {kernels}"
 
 
 def _load_draft_model(load: Load, tokenizer: TextTokenizer, num_ctx: int) -> tuple[DraftModel | None, str]:
@@ -294,7 +306,9 @@ def _load_draft_model(load: Load, tokenizer: TextTokenizer, num_ctx: int) -> tup
         vocabulary = read_vocabulary(read_metadata(path), add_bos=False)
         if difference := vocabularies_differ(tokenizer.vocabulary.tokens, vocabulary.tokens):
             return None, f"goes without the draft model {path}: {difference}"
-        engine = ModelRunner.load(path, num_ctx=num_ctx, device=load.device, num_slots=DRAFT_SLOTS)
+        engine = ModelRunner.load(
+            path, num_ctx=num_ctx, device=load.device, num_slots=DRAFT_SLOTS, kv_cache=load.kv_cache
+        )
     except GarzoneError as error:
         return None, f"goes without the draft model: {error}"
     engine.warm_up()

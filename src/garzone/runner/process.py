@@ -30,6 +30,7 @@ from garzone.core.generation import (
 )
 from garzone.core.ports import ModelStore
 from garzone.engine.devices import detect
+from garzone.engine.footprint import check_kv_cache
 from garzone.runner.child import PING_INTERVAL_S, Answer, RunnerProcess
 from garzone.runner.load_plan import context_of, plan_load
 from garzone.runner.model import Tokenizer
@@ -263,7 +264,14 @@ class RunnerPool:
             if resident.num_users and resident.keep_alive_s >= 0:
                 expires_at = time.time() + resident.keep_alive_s
             models.append(
-                LoadedModel(resident.details, loaded.context_tokens, loaded.device, loaded.memory_bytes, expires_at)
+                LoadedModel(
+                    resident.details,
+                    loaded.context_tokens,
+                    loaded.device,
+                    loaded.memory_bytes,
+                    expires_at,
+                    self._settings.kv_cache,
+                )
             )
         return models
 
@@ -381,6 +389,7 @@ class RunnerPool:
             self._memory_asked = True
             self._memory_bytes = (await asyncio.to_thread(detect, self._settings.device)).usable_bytes
         details = resident.details
+        check_kv_cache(details.model_info, self._settings.kv_cache)
         draft = await self._find_draft(details)
         plan = plan_load(details, self._settings, device_bytes=self._memory_bytes, draft=draft)
         resident.num_slots, resident.estimated_bytes = plan.num_slots, plan.memory_bytes
@@ -403,6 +412,7 @@ class RunnerPool:
                 digest=details.digest,
                 rows_dir=rows_dir,
                 draft_path=draft.path if draft else "",
+                kv_cache=self._settings.kv_cache,
             )
             loaded = await process.load(load, self._settings.load_timeout_s)
             if loaded.note:

@@ -15,10 +15,18 @@ from typing import Any, Final
 
 from garzone.core import errors
 from garzone.core.errors import ContextOverflow, GarzoneError, GenerationFailed, ModelNotFound
-from garzone.core.generation import ChosenToken, Embeddings, FinishReason, GenerateRequest, Pooling, Usage
+from garzone.core.generation import (
+    ChosenToken,
+    Embeddings,
+    FinishReason,
+    GenerateRequest,
+    KVCacheType,
+    Pooling,
+    Usage,
+)
 from garzone.runner import codec
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 MAX_FRAME_BYTES: Final = 1 << 30  # a conversation full of images; anything longer is noise on the pipe
 _LENGTH = struct.Struct(">I")
 
@@ -35,7 +43,8 @@ class Load:
     """Bring a model into memory. Sent once, before anything else. `template`, if any, goes before the file's own.
 
     `num_slots` sequences are held at once. Rows are kept in `rows_dir` from one process to the next, for weights of
-    this `digest`; "" for either keeps none. `draft_path` is a smaller model that guesses ahead for this one.
+    this `digest`; "" for either keeps none. `draft_path` is a smaller model that guesses ahead for this one. `kv_cache`
+    is how both keep their rows.
     """
 
     path: str
@@ -46,6 +55,7 @@ class Load:
     digest: str = ""
     rows_dir: str = ""
     draft_path: str = ""
+    kv_cache: KVCacheType = KVCacheType.F16
 
 
 @dataclass(frozen=True, slots=True)

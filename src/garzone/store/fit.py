@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from garzone.core.errors import GGUFError, ModelNotFound
+from garzone.core.generation import KVCacheType
 from garzone.engine.devices import Device
-from garzone.engine.footprint import Footprint, footprint
+from garzone.engine.footprint import Footprint, check_kv_cache, footprint
 from garzone.engine.gguf import MAX_HEADER_BYTES, GGUFFile
 from garzone.store import builtin
 from garzone.store.catalog import Store
@@ -42,6 +43,7 @@ class Fit:
     is_here: bool
     largest_context: int | None
     tokens_per_s_roof: float | None
+    kv_cache: KVCacheType = KVCacheType.F16
 
     @property
     def fits(self) -> bool | None:
@@ -57,6 +59,7 @@ class Fit:
             "parameters": self.parameters,
             "quantization": self.quantization,
             "weights_bytes": taken.weights_bytes,
+            "kv_cache": self.kv_cache.value,
             "kv_bytes_per_1k_tokens": taken.kv_bytes_per_token * CONTEXT_STEP,
             "trained_context": taken.context_length,
             "fits": self.fits,
@@ -79,30 +82,33 @@ class Fit:
         return round(self.device.bandwidth / self.footprint.read_bytes_per_token(self.largest_context), 1)
 
 
-def fit(reference: str, device: Device, store: Store) -> Fit:
+def fit(reference: str, device: Device, store: Store, kv_cache: KVCacheType = KVCacheType.F16) -> Fit:
     """Whether a model fits.
 
     Args:
         reference: as for `pull`.
         device: where it should go.
         store: looked in first; also knows where models come from.
+        kv_cache: how keys and values would be kept.
 
     Raises:
+        Unsupported: they cannot be kept that way.
         ModelNotFound: it is neither here nor there.
         InvalidReference, DownloadFailed, ModelFileError: as the names say.
     """
     path = _here(reference, store)
     if path is not None:
         with GGUFFile.open(path) as file:
-            return _judge(reference, device, [file], is_here=True)
+            return _judge(reference, device, [file], kv_cache, is_here=True)
     with _fetched_headers(reference, store) as files:
-        return _judge(reference, device, files, is_here=False)
+        return _judge(reference, device, files, kv_cache, is_here=False)
 
 
-def _judge(reference: str, device: Device, files: Sequence[GGUFFile], *, is_here: bool) -> Fit:
+def _judge(reference: str, device: Device, files: Sequence[GGUFFile], kv_cache: KVCacheType, *, is_here: bool) -> Fit:
     metadata: Mapping[str, Any] = files[0].metadata
+    check_kv_cache(metadata, kv_cache)
     weights = sum(info.num_bytes for file in files for info in file.tensors.values())
-    taken = footprint(metadata, weights)
+    taken = footprint(metadata, weights, kv_cache)
     read = taken.read_bytes_per_token()
     kinds: dict[str, int] = {}
     elements = 0
@@ -122,6 +128,7 @@ def _judge(reference: str, device: Device, files: Sequence[GGUFFile], *, is_here
         is_here=is_here,
         largest_context=taken.largest_context(device.usable_bytes) if device.memory_bytes else None,
         tokens_per_s_roof=device.bandwidth / read if device.bandwidth and read else None,
+        kv_cache=kv_cache,
     )
 
 

@@ -1,6 +1,7 @@
 /* Runs kernels on numbers from stdin and writes what they make of them to stdout, for processors that are emulated and
- * have no Python; see test_neon.py. Usage: emulated matrix ROWS COLUMNS TOKENS IS_FLOAT
- *                                          emulated attention HEADS KV_HEADS HEAD_SIZE POSITIONS TOKENS CHUNK */
+ * have no Python; see test_neon.py. Linked with matrix kernels of one type, and with attention over one type of rows.
+ * Usage: emulated matrix ROWS COLUMNS TOKENS IS_FLOAT
+ *        emulated attention HEADS KV_HEADS HEAD_SIZE POSITIONS TOKENS CHUNK */
 #include "activation.h"
 #include "operations.h"
 #include "products.h"
@@ -66,8 +67,17 @@ static void attention(Pool *pool, long heads, long kv_heads, long size, long pos
                  .slots = allocate(chunk * 4),
                  .positions = allocate(chunk * 4),
                  .scratch = allocate(attention_scratch_bytes(chunk, heads, kv_heads, pool->threads, positions))};
-  half *cache = allocate(2 * 2 * kv_heads * positions * padded_head_size(size));
-  SelfAttention op = {&w, heads, kv_heads, size, positions, rope, NULL, NULL, 0, 1 / __builtin_sqrtf((float)size), size, 1};
+  long span_bytes = kv_heads * head_span_bytes(size), bytes = (positions + SPAN - 1) / SPAN * span_bytes;
+  char *cache = allocate(bytes);
+  SelfAttention op = {.workspace = &w,
+                      .attend = attend,
+                      .store_kv = store_kv,
+                      .cache = {NULL, bytes, span_bytes, kv_heads, size, positions},
+                      .heads = heads,
+                      .rope = rope,
+                      .query_scale = 1 / __builtin_sqrtf((float)size),
+                      .rotated = size,
+                      .adjacent = 1};
   float *out = allocate(chunk * heads * size * 4);
   for (long at = 0; at < tokens; at += chunk) {
     long count = tokens - at < chunk ? tokens - at : chunk;

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from garzone.core.generation import KVCacheType
 from garzone.kernels.cpu import compiler, library
 from garzone.kernels.cpu.instruction_sets import NEON
 from garzone.kernels.cpu.library import MATRIX_TYPES, OperationLibrary
@@ -43,14 +44,27 @@ def _run(program: Path, arguments: list[int | str], given: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Everything but the matrix kernels."""
+    """Everything but matrix kernels and attention."""
     directory = tmp_path_factory.mktemp("neon")
     sources = [HERE / "emulated.c", *(compiler.SOURCES / name for name in (*library.OPERATIONS.sources, "pool.c"))]
-    made: list[str] = []
-    for source in sources:
-        made.append(str(directory / f"{source.stem}.o"))
-        _compile("-c", str(source), "-o", made[-1])
+    return [_object(source, directory / f"{source.stem}.o") for source in sources]
+
+
+@pytest.fixture(scope="module")
+def attentions(tmp_path_factory: pytest.TempPathFactory) -> dict[KVCacheType, str]:
+    """Attention over each type of rows."""
+    directory = tmp_path_factory.mktemp("attention")
+    made: dict[KVCacheType, str] = {}
+    for kv_cache in KVCacheType:
+        unit = library.attention_unit(kv_cache)
+        defines = [f"-D{define}" for define in unit.defines]
+        made[kv_cache] = _object(compiler.SOURCES / unit.sources[0], directory / f"{unit.name}.o", *defines)
     return made
+
+
+def _object(source: Path, made: Path, *arguments: str) -> str:
+    _compile(*arguments, "-c", str(source), "-o", str(made))
+    return str(made)
 
 
 def _program(ggml_type: GGMLType, objects: list[str], directory: Path) -> Path:
@@ -63,8 +77,10 @@ def _program(ggml_type: GGMLType, objects: list[str], directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("ggml_type", sorted(MATRIX_TYPES), ids=lambda t: t.name)
-def test_products_on_neon_equal_the_reference(ggml_type: GGMLType, objects: list[str], tmp_path: Path) -> None:
-    program = _program(ggml_type, objects, tmp_path)
+def test_products_on_neon_equal_the_reference(
+    ggml_type: GGMLType, objects: list[str], attentions: dict[KVCacheType, str], tmp_path: Path
+) -> None:
+    program = _program(ggml_type, [*objects, attentions[KVCacheType.F16]], tmp_path)
     columns, rng = 2 * max(BLOCK[ggml_type].elements, 32), np.random.default_rng(ggml_type)
     for rows, tokens in ((37, 1), (20, 6)):
         matrix = random_matrix(ggml_type, rows, columns, rng)
@@ -94,12 +110,23 @@ class _FourTokensATile(OperationLibrary):
         self.activation_bytes = lambda tokens, columns: (1 if tokens == 1 else -(-tokens // 4) * 4) * columns // 32 * 48
 
 
-@pytest.mark.parametrize("sizes", [Sizes(9, 3, 64, 160), Sizes(4, 2, 80, 160)], ids=lambda s: str(s.head_size))
-def test_attention_on_neon_equals_the_reference(sizes: Sizes, objects: list[str], tmp_path: Path) -> None:
-    program = _program(GGMLType.F32, objects, tmp_path)
+@pytest.mark.parametrize(
+    ("sizes", "kv_cache"),
+    [
+        (Sizes(9, 3, 64, 160), KVCacheType.F16),
+        (Sizes(4, 2, 80, 160), KVCacheType.F16),
+        (Sizes(9, 3, 64, 160), KVCacheType.Q8_0),
+        (Sizes(4, 2, 96, 160), KVCacheType.Q8_0),
+    ],
+    ids=lambda given: str(given.head_size) if isinstance(given, Sizes) else given.value,
+)
+def test_attention_on_neon_equals_the_reference(
+    sizes: Sizes, kv_cache: KVCacheType, objects: list[str], attentions: dict[KVCacheType, str], tmp_path: Path
+) -> None:
+    program = _program(GGMLType.F32, [*objects, attentions[kv_cache]], tmp_path)
     qkv = np.random.default_rng(1).standard_normal((150, sizes.width), dtype=np.float32)
     for chunk in (1, 50):
         arguments = ["attention", sizes.heads, sizes.kv_heads, sizes.head_size, sizes.num_ctx, len(qkv), chunk]
         answer = _run(program, arguments, sizes.rope().tobytes() + qkv.tobytes())
         out = np.frombuffer(answer, np.float32).reshape(len(qkv), -1)
-        assert np.abs(out - reference(sizes, qkv)).max() < TOLERANCE
+        assert np.abs(out - reference(sizes, qkv, kv_cache)).max() < TOLERANCE

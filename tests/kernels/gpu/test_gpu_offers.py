@@ -9,6 +9,7 @@ from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import GGUFError
+from garzone.core.generation import KVCacheType
 from garzone.kernels import portable, reference
 from garzone.kernels.gpu import offers
 from garzone.kernels.launch import variables
@@ -190,6 +191,7 @@ HEADS = AttentionSpec(2, 1, 32, ROPE, RopePairs.HALVES)
         (replace(HEADS, q_norm=vector(32), k_norm=vector(32)), "norms of queries and keys"),
         (replace(HEADS, window=8), "within a window"),
         (replace(HEADS, scale=1.0), "its own scale"),
+        (replace(HEADS, kv_cache=KVCacheType.Q8_0), "KV cache in q8_0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tinygrad.tensor import Tensor
 
+from garzone.core.generation import KVCacheType
 from garzone.engine.architecture.config import ModelConfig
 from garzone.engine.weights import WeightDirectory
 from garzone.kernels.layouts import GGMLType
@@ -54,7 +55,7 @@ class _Layer:
     down: LinearFunction
 
 
-def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
+def plan(config: ModelConfig, weights: WeightDirectory, kv_cache: KVCacheType = KVCacheType.F16) -> Plan:
     """Find every tensor and check its shape and type.
 
     Raises:
@@ -65,7 +66,7 @@ def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
     query, key = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     table = weights.matrix("token_embd.weight", c.vocab_size, c.hidden)
     head = weights.matrix("output.weight", c.vocab_size, c.hidden) if weights.has("output.weight") else table
-    everywhere, nearby = _attentions(c, weights, exact_cache=head.ggml_type is GGMLType.F32)
+    everywhere, nearby = _attentions(c, weights, exact_cache=head.ggml_type is GGMLType.F32, kv_cache=kv_cache)
     layers: list[_LayerPlan] = []
     for index in range(c.num_layers):
         name = f"blk.{index}."
@@ -117,7 +118,7 @@ def plan(config: ModelConfig, weights: WeightDirectory) -> Plan:
 
 
 def _attentions(
-    config: ModelConfig, weights: WeightDirectory, *, exact_cache: bool
+    config: ModelConfig, weights: WeightDirectory, *, exact_cache: bool, kv_cache: KVCacheType
 ) -> tuple[AttentionSpec, AttentionSpec]:
     """The attention of layers that see everything, and of those that see a window, where there are any."""
     c = config
@@ -129,6 +130,7 @@ def _attentions(
         rope=c.rope.table(c.num_ctx, factors),
         rope_pairs=c.rope.pairs,
         exact_cache=exact_cache,
+        kv_cache=kv_cache,
         norm_eps=c.norm_eps,
         scale=c.attention_scale,
     )

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from garzone.core.errors import DeviceUnavailable
+from garzone.core.generation import KVCacheType
 from garzone.kernels.cpu.compiler import Unit, compile_library
 from garzone.kernels.cpu.instruction_sets import PORTABLE, InstructionSet, supported
 from garzone.kernels.layouts import GGMLType
 
 POOL = Unit("pool", ("pool.c",))
-OPERATIONS = Unit("operations", ("program.c", "operations.c", "attention.c", "activation.c", "products.c"))
+OPERATIONS = Unit("operations", ("program.c", "operations.c", "activation.c", "products.c"))
 CEILING = Unit("ceiling", ("ceiling.c",))
 QUANTISED = frozenset(
     {
@@ -45,6 +46,7 @@ MATRIX_TYPES = QUANTISED | FLOATS
 
 MOST_MATRICES = 3  # operations.h
 MOST_HEAD_SIZE = 256  # attention.h
+SPAN = 128  # attention.h: positions whose rows lie together
 
 _pointer, _long, _float = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 
@@ -112,12 +114,22 @@ class Linear(ctypes.Structure):
     ]
 
 
+class KVCache(ctypes.Structure):
+    """`KVCache` (csrc/attention.h)."""
+
+    _fields_: ClassVar = [
+        ("rows", _pointer),
+        *_fields(_long, "slot_bytes span_bytes kv_heads head_size positions"),
+    ]
+
+
 class SelfAttention(ctypes.Structure):
     """`SelfAttention` (csrc/operations.h)."""
 
     _fields_: ClassVar = [
-        ("workspace", _pointer),
-        *_fields(_long, "heads kv_heads head_size positions"),
+        *_fields(_pointer, "workspace attend store_kv"),
+        ("cache", KVCache),
+        ("heads", _long),
         *_fields(_pointer, "rope q_norm k_norm"),
         *_fields(_float, "epsilon query_scale"),
         *_fields(_long, "rotated adjacent window"),
@@ -125,11 +137,10 @@ class SelfAttention(ctypes.Structure):
 
 
 class Attention(ctypes.Structure):
-    """`Attention` with its `KVCache` (csrc/attention.h)."""
+    """`Attention` (csrc/attention.h)."""
 
     _fields_: ClassVar = [
-        *_fields(_pointer, "keys values"),
-        *_fields(_long, "kv_heads head_size cache_positions"),
+        ("cache", KVCache),
         *_fields(_pointer, "queries out slots positions"),
         *_fields(_long, "tokens heads query_stride window"),
         ("scratch", _pointer),
@@ -155,7 +166,7 @@ class CallKind(IntEnum):
 class Call(ctypes.Structure):
     """`Call` (csrc/program.h)."""
 
-    _fields_: ClassVar = [("kind", _long), *_fields(_pointer, "operation out x residual keys values")]
+    _fields_: ClassVar = [("kind", _long), *_fields(_pointer, "operation out x residual cache")]
 
 
 class Batch(ctypes.Structure):
@@ -175,6 +186,11 @@ def matrix_unit(ggml_type: GGMLType) -> Unit:
     if ggml_type in FLOATS:
         return Unit(f"linear_{name}", ("linear_float.c",), (f"WEIGHT_{ggml_type.name}",))
     return Unit(f"linear_{name}", ("linear.c",), (f'QUANT="quants/{name}.h"',))
+
+
+def attention_unit(kv_cache: KVCacheType) -> Unit:
+    """What has to be compiled for attention over rows of that type."""
+    return Unit(f"attention_{kv_cache.value}", ("attention.c",), (f'ROWS="rows/{kv_cache.value}.h"',))
 
 
 def num_processors() -> int:
@@ -228,9 +244,9 @@ class MatrixLibrary:
 
 
 class OperationLibrary:
-    """Everything but the matrix kernels, for one instruction set.
+    """Everything but matrix kernels and attention, for one instruction set.
 
-    Its functions are those of csrc/operations.h, activation.h, attention.h and products.h.
+    Its functions are those of csrc/operations.h, activation.h and products.h.
     """
 
     def __init__(self, instruction_set: InstructionSet | None = None, *, cache_dir: Path | None = None) -> None:
@@ -238,8 +254,6 @@ class OperationLibrary:
         library = ctypes.CDLL(str(compile_library(OPERATIONS, self.instruction_set, cache_dir=cache_dir)))
         self.activation_bytes = library.activation_bytes
         self.activation_bytes.argtypes, self.activation_bytes.restype = [_long, _long], _long
-        self.attention_scratch_bytes = library.attention_scratch_bytes
-        self.attention_scratch_bytes.argtypes, self.attention_scratch_bytes.restype = [_long] * 5, _long
         self.quantise = library.quantise
         self.quantise.argtypes, self.quantise.restype = [_pointer, ctypes.POINTER(Normalise), _pointer], None
         self.normalise = library.normalise
@@ -247,14 +261,42 @@ class OperationLibrary:
         self.multiply_together = library.multiply_together
         self.multiply_together.argtypes = [_pointer, ctypes.POINTER(Product), ctypes.POINTER(_pointer), ctypes.c_int]
         self.multiply_together.restype = None
-        self.attend = library.attend
-        self.attend.argtypes, self.attend.restype = [_pointer, ctypes.POINTER(Attention)], None
         self.run_program = library.run_program
         self.run_program.argtypes, self.run_program.restype = [_pointer, _long, ctypes.POINTER(Batch)], None
         self.run_embed = address_of(library.run_embed)
         self.run_linear = address_of(library.run_linear)
         self.run_linear_residual = address_of(library.run_linear_residual)
         self.run_attention = address_of(library.run_attention)
+
+
+class AttentionLibrary:
+    """Attention over one type of rows, for one instruction set; its functions are those of csrc/attention.h."""
+
+    def __init__(
+        self,
+        kv_cache: KVCacheType = KVCacheType.F16,
+        instruction_set: InstructionSet | None = None,
+        *,
+        cache_dir: Path | None = None,
+    ) -> None:
+        self.instruction_set = instruction_set or supported()[0]
+        library = ctypes.CDLL(str(compile_library(attention_unit(kv_cache), self.instruction_set, cache_dir=cache_dir)))
+        self.scratch_bytes = library.attention_scratch_bytes
+        self.scratch_bytes.argtypes, self.scratch_bytes.restype = [_long] * 5, _long
+        self.attend = library.attend
+        self.attend.argtypes, self.attend.restype = [_pointer, ctypes.POINTER(Attention)], None
+        self.store_kv = library.store_kv
+        self.head_span_bytes = library.head_span_bytes
+        self.head_span_bytes.argtypes, self.head_span_bytes.restype = [_long], _long
+        self.row_bytes = library.row_bytes
+        self.row_bytes.argtypes, self.row_bytes.restype = [_long], _long
+        cache = ctypes.POINTER(KVCache)
+        for name in ("read_rows", "write_rows"):
+            function = getattr(library, name)
+            function.argtypes, function.restype = [cache, _long, _long, _long, _pointer], None
+        self.read_rows, self.write_rows = library.read_rows, library.write_rows
+        self.copy_rows = library.copy_rows
+        self.copy_rows.argtypes, self.copy_rows.restype = [cache, _long, _long, _long], None
 
 
 class Ceiling:
@@ -299,14 +341,20 @@ def operation_library() -> OperationLibrary:
     return OperationLibrary()
 
 
-def compile_ahead(types: Set[GGMLType]) -> None:
+@cache
+def attention_library(kv_cache: KVCacheType) -> AttentionLibrary:
+    """Attention over that type of rows for this processor. Raises DeviceUnavailable without a compiler."""
+    return AttentionLibrary(kv_cache)
+
+
+def compile_ahead(types: Set[GGMLType], kv_cache: KVCacheType = KVCacheType.F16) -> None:
     """Compile at once, as many at a time as there are processors, what a model with those weight types will need.
 
     Raises:
         DeviceUnavailable: there is no C compiler, or it fails.
     """
     best = supported()[0]
-    units = [OPERATIONS, *map(matrix_unit, sorted(types & MATRIX_TYPES))]
+    units = [OPERATIONS, attention_unit(kv_cache), *map(matrix_unit, sorted(types & MATRIX_TYPES))]
     jobs = [(POOL, PORTABLE), *((unit, best) for unit in units)]
     with ThreadPoolExecutor(num_processors()) as executor:
         for done in [executor.submit(compile_library, unit, instruction_set) for unit, instruction_set in jobs]:

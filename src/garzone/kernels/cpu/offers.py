@@ -17,12 +17,15 @@ from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
 from garzone.core.errors import DeviceUnavailable, GGUFError
+from garzone.core.generation import KVCacheType
 from garzone.kernels.cpu import library
 from garzone.kernels.cpu.library import (
     MATRIX_TYPES,
     MOST_HEAD_SIZE,
+    SPAN,
     CallKind,
     GateKind,
+    attention_library,
     matrix_library,
     operation_library,
     shared_threads,
@@ -66,6 +69,7 @@ class Model:
         self._sizes: dict[str, int] = {}
         self._matrices: dict[str, library.Matrix] = {}
         self.sizes: dict[int, MatrixSize] = {}  # by where the weights lie
+        self.cached_number_bytes = 0.0  # what a number takes in the cache
 
     @property
     def workspace_address(self) -> int:
@@ -207,51 +211,46 @@ def _build_linear(spec: LinearSpec, place: Place) -> Callable[..., Tensor] | Non
 
 
 class _Rows:
-    """One layer's cache as numpy sees it; the layout is that of csrc/attention.h."""
+    """One layer's cache, whose layout is the C library's business."""
 
-    def __init__(self, address: int, shape: tuple[int, int, int, int], head_dim: int) -> None:
-        slots, kv_heads, positions, padded = shape
-        size = slots * kv_heads * positions * padded
-        keys, values = np.ctypeslib.as_array((ctypes.c_uint16 * (2 * size)).from_address(address)).reshape(2, -1)
-        self.keys = keys.reshape(slots, kv_heads, positions // LANES, padded, LANES)
-        self.values = values.reshape(shape)
-        self._head_dim = head_dim
+    def __init__(self, kernels: library.AttentionLibrary, cache: library.KVCache, kv_cache: KVCacheType) -> None:
+        self._kernels, self._cache = kernels, cache
+        self._dtype = np.dtype(np.float16 if kv_cache is KVCacheType.F16 else np.uint8)
+        self._width = kernels.row_bytes(cache.head_size) // self._dtype.itemsize
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self._cache.rows or 0
 
     def copy(self, from_slot: int, to_slot: int, num_rows: int) -> None:
-        """Whole blocks of keys: what lies behind the rows is stale in both slots anyway."""
-        blocks = -(-num_rows // LANES)
-        self.keys[to_slot, :, :blocks] = self.keys[from_slot, :, :blocks]
-        self.values[to_slot, :, :num_rows] = self.values[from_slot, :, :num_rows]
+        """See AttentionFunction."""
+        self._kernels.copy_rows(self._cache, from_slot, to_slot, num_rows)
 
     def read(self, slot: int, start: int, count: int) -> np.ndarray:
-        """The format of AttentionFunction.read_rows."""
-        block = start // LANES
-        keys = self.keys[slot, :, block : -(-(start + count) // LANES), : self._head_dim]
-        keys = keys.transpose(0, 1, 3, 2).reshape(len(keys), -1, self._head_dim)[:, start - block * LANES :][:, :count]
-        values = self.values[slot, :, start : start + count, : self._head_dim]
-        return np.stack([keys, values]).transpose(2, 0, 1, 3).view(np.float16)
+        """See AttentionFunction."""
+        rows = np.empty((count, 2, self._cache.kv_heads, self._width), self._dtype)
+        self._kernels.read_rows(self._cache, slot, start, count, rows.ctypes.data)
+        return rows
 
     def write(self, slot: int, start: int, rows: np.ndarray) -> None:
-        """The reverse of `read`."""
-        keys, values = rows.astype(np.float16, copy=False).view(np.uint16).transpose(1, 2, 0, 3)
-        at = np.arange(start, start + len(rows))
-        # the indices, being apart, move to the front: [row, kv head, element]
-        self.keys[slot, :, at // LANES, : self._head_dim, at % LANES] = keys.transpose(1, 0, 2)
-        self.values[slot, :, start : start + len(rows), : self._head_dim] = values
+        """See AttentionFunction."""
+        rows = np.ascontiguousarray(rows, self._dtype)
+        self._kernels.write_rows(self._cache, slot, start, len(rows), rows.ctypes.data)
 
 
 class _Attention:
     """Attention of every layer with the same sizes."""
 
     def __init__(self, spec: AttentionSpec, place: Place) -> None:
-        self._spec, self._place, self._model = spec, place, model_of(place)
-        self._padded_head = -(-spec.head_dim // LANES) * LANES
-        self._positions = -(-place.num_ctx // LANES) * LANES
+        self._spec, self.place, self._model = spec, place, model_of(place)
+        self._kernels = attention_library(spec.kv_cache)
+        self._model.cached_number_bytes = self._kernels.row_bytes(spec.head_dim) / spec.head_dim
+        self._num_spans = -(-place.num_ctx // SPAN)
+        self.span_bytes = spec.num_kv_heads * self._kernels.head_span_bytes(spec.head_dim)
         rows, threads = place.chunk_tokens, self._model.threads.num_threads
         scratch = max(
-            self._model.operations.attention_scratch_bytes(
-                count, spec.num_heads, spec.num_kv_heads, threads, self._positions
-            )
+            self._kernels.scratch_bytes(count, spec.num_heads, spec.num_kv_heads, threads, self._num_spans * SPAN)
             for count in (1, rows)
         )
         self._model.need(
@@ -260,10 +259,16 @@ class _Attention:
         self._caches: dict[Tensor, _Rows] = {}
         self._operation = library.SelfAttention(
             workspace=self._model.workspace_address,
+            attend=library.address_of(self._kernels.attend),
+            store_kv=library.address_of(self._kernels.store_kv),
+            cache=library.KVCache(
+                slot_bytes=self._num_spans * self.span_bytes,
+                span_bytes=self.span_bytes,
+                kv_heads=spec.num_kv_heads,
+                head_size=spec.head_dim,
+                positions=self._num_spans * SPAN,
+            ),
             heads=spec.num_heads,
-            kv_heads=spec.num_kv_heads,
-            head_size=spec.head_dim,
-            positions=self._positions,
             rope=place.made_of(spec.rope, "cpu rope", lambda: self._model.floats(spec.rope)),
             q_norm=None if spec.q_norm is None else self._model.floats(spec.q_norm),
             k_norm=None if spec.k_norm is None else self._model.floats(spec.k_norm),
@@ -274,14 +279,32 @@ class _Attention:
             window=spec.window,
         )
 
-    def new_cache(self, num_slots: int = 1) -> Cache:
-        """Zeroed keys and values of one layer, in one tensor."""
-        halves = 2 * num_slots * self._spec.num_kv_heads * self._positions * self._padded_head
-        address = self._model.take(2 * halves)
-        cache = Tensor.from_blob(address, (halves,), dtype=dtypes.float16, device=self._place.device)
-        shape = (num_slots, self._spec.num_kv_heads, self._positions, self._padded_head)
-        self._caches[cache] = _Rows(address, shape, self._spec.head_dim)
+    def new_cache(self) -> Cache:
+        """Zeroed keys and values of one layer and slot, in one tensor."""
+        return self._cache_at(self._model.take(self._num_spans * self.span_bytes), 1)
+
+    def _cache_at(self, address: int, num_slots: int) -> Cache:
+        """The cache of a layer that begins there. The tensor has its size, whatever lies between its spans."""
+        size = num_slots * self._num_spans * self.span_bytes
+        cache = Tensor.from_blob(address, (size,), dtype=dtypes.uint8, device=self.place.device)
+        layout = library.KVCache.from_buffer_copy(self._operation.cache)
+        layout.rows = address
+        self._caches[cache] = _Rows(self._kernels, layout, self._spec.kv_cache)
         return (cache,)
+
+    def place_cache(self, address: int, num_slots: int, span_bytes: int) -> Cache:
+        """The cache of a layer whose spans lie that far apart, others' between them; steps are about such from now on.
+
+        The caches of one model lie in one piece, span by span, so that the system's large pages fill up with rows that
+        were computed: of what a slot has not used yet, nothing is touched.
+        """
+        self._operation.cache.span_bytes = span_bytes
+        self._operation.cache.slot_bytes = self._num_spans * span_bytes
+        return self._cache_at(address, num_slots)
+
+    def num_bytes(self, num_slots: int, span_bytes: int) -> int:
+        """What caches of slots take whose spans are that large."""
+        return num_slots * self._num_spans * span_bytes
 
     def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
         """See AttentionFunction."""
@@ -299,10 +322,9 @@ class _Attention:
         """See AttentionFunction."""
         width = self._spec.num_heads * self._spec.head_dim
         if isinstance(step, Recording):
-            rows = self._caches[cache[0]]
-            addresses = {"x": _address(qkv), "keys": rows.keys.ctypes.data, "values": rows.values.ctypes.data}
+            addresses = {"x": _address(qkv), "cache": self._caches[cache[0]].address}
             return cast(Tensor, step.add(CallKind.ATTENTION, self._operation, step.rows, width, **addresses)), cache
-        out = Tensor.empty(step.rows, width, dtype=dtypes.float32, device=self._place.device)
+        out = Tensor.empty(step.rows, width, dtype=dtypes.float32, device=self.place.device)
         run, address = self._model.operations.run_attention, ctypes.addressof(self._operation)
         name = f"attention_{self._spec.head_dim}"
         numbers = [step.start, step.count]
@@ -323,11 +345,19 @@ def new_caches(attentions: Sequence[AttentionFunction], num_slots: int) -> list[
     Raises:
         TypeError: an attention is not one of ours.
     """
-    caches: list[Cache] = []
+    ours: list[_Attention] = []
     for attention in attentions:
         if not isinstance(attention, _Attention):
             raise TypeError(f"{type(attention).__name__} has no slots")
-        caches.append(attention.new_cache(num_slots))
+        ours.append(attention)
+    if not ours:
+        return []
+    span_bytes = sum(attention.span_bytes for attention in ours)
+    address = model_of(ours[0].place).take(ours[0].num_bytes(num_slots, span_bytes))
+    caches: list[Cache] = []
+    for attention in ours:
+        caches.append(attention.place_cache(address, num_slots, span_bytes))
+        address += attention.span_bytes
     return caches
 
 

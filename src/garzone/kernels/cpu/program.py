@@ -98,7 +98,7 @@ class Program:
 
     def traffic(self, position: int) -> Traffic:
         """What one token at that position, alone in its step, moves through memory."""
-        return count_traffic(self._calls, self._model.sizes, position)
+        return count_traffic(self._calls, self._model.sizes, position, self._model.cached_number_bytes)
 
     def read_weights_seconds(self) -> float:
         """How long a plain read of the model's weights takes, on as many threads: no token can come sooner."""

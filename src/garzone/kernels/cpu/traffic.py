@@ -13,7 +13,7 @@ from garzone.kernels.cpu import library
 from garzone.kernels.cpu.library import CallKind
 
 _BLOCK_POSITIONS: Final = 16  # csrc/attention.h: keys are read in blocks of so many positions
-_HALF, _FLOAT = 2, 4
+_FLOAT = 4
 _ACTIVATION_SHARE: Final = 48 / 32  # csrc/activation.h: bytes of 32 quantised columns with their scale and sums
 
 
@@ -33,8 +33,10 @@ class Traffic:
     least_bytes: int
 
 
-def count_traffic(calls: Iterable[library.Call], sizes: Mapping[int, MatrixSize], position: int) -> Traffic:
-    """Of one token at `position`, alone in its step."""
+def count_traffic(
+    calls: Iterable[library.Call], sizes: Mapping[int, MatrixSize], position: int, cached: float
+) -> Traffic:
+    """Of one token at `position`, alone in its step, with a cache that takes `cached` bytes for a number."""
     moved, least = 0.0, 0.0
     for call in calls:
         match CallKind(call.kind):
@@ -55,8 +57,9 @@ def count_traffic(calls: Iterable[library.Call], sizes: Mapping[int, MatrixSize]
                 sizes_of = library.SelfAttention.from_address(call.operation)
                 rows = min(position + 1, sizes_of.window or position + 1)
                 blocks = -(-rows // _BLOCK_POSITIONS) * _BLOCK_POSITIONS
-                padded = -(-sizes_of.head_size // _BLOCK_POSITIONS) * _BLOCK_POSITIONS
-                moved += _HALF * sizes_of.kv_heads * padded * (blocks + rows + 2)
-                moved += _FLOAT * sizes_of.head_size * (4 * sizes_of.heads + 2 * sizes_of.kv_heads)
-                least += _HALF * sizes_of.kv_heads * sizes_of.head_size * 2 * rows
+                kv_heads, head_size = sizes_of.cache.kv_heads, sizes_of.cache.head_size
+                padded = -(-head_size // _BLOCK_POSITIONS) * _BLOCK_POSITIONS
+                moved += cached * kv_heads * padded * (blocks + rows + 2)
+                moved += _FLOAT * head_size * (4 * sizes_of.heads + 2 * kv_heads)
+                least += cached * kv_heads * head_size * 2 * rows
     return Traffic(round(moved), round(least))

@@ -13,6 +13,7 @@ from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
+from garzone.core.generation import KVCacheType
 from garzone.kernels.gpu.activations import Kernel
 from garzone.kernels.gpu.attention import Heads, attend, gather_parts, part_floats, rotate_and_store
 from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
@@ -148,6 +149,8 @@ def _not_computed(spec: AttentionSpec) -> str:
     """What the attention asks for that the kernels would leave out; "" for nothing."""
     if spec.q_norm is not None or spec.k_norm is not None:
         return "attention with norms of queries and keys"
+    if spec.kv_cache is not KVCacheType.F16:
+        return f"attention over a KV cache in {spec.kv_cache.value}"
     if spec.window:
         return "attention within a window"
     return "" if spec.scale in (None, spec.head_dim**-0.5) else "attention with its own scale"

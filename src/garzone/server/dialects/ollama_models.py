@@ -36,6 +36,7 @@ def ps_document(models: Sequence[LoadedModel]) -> dict[str, Any]:
                 "size_vram": 0 if model.device.upper().startswith("CPU") else model.memory_bytes,
                 "expires_at": FOR_EVER if model.expires_at is None else timestamp(model.expires_at),
                 "context_length": model.context_tokens,
+                "kv_cache_type": model.kv_cache.value,
             }
             for model in models
         ]

@@ -1,4 +1,6 @@
-/* Attention, softmax(q . k) . v, over half-precision keys and values, for decoding and for chunks of a prompt alike.
+/* Attention, softmax(q . k) . v, over the rows of a KV cache, for decoding and for chunks of a prompt alike.
+ *
+ * Compiled once for each type of rows: -DROWS="rows/<type>.h" says how they lie in memory, and how they are multiplied.
  *
  * The query heads of one or more tokens that read the same keys and values form a tile: up to QUERIES rows that share
  * every load. Positions are taken SPAN at a time with a running maximum and sum (Dao et al., arXiv 2205.14135; Milakov
@@ -14,7 +16,6 @@
 
 enum {
   QUERIES = TOKENS_PER_TILE,
-  SPAN = 128,              /* positions between two updates of the running maximum */
   SPAN_BLOCKS = SPAN / LANES,
   MOST_VECTORS = 4,        /* of a value taken at once: heads of 64 have no more */
   MOST_SUMS = 24,
@@ -23,6 +24,8 @@ enum {
   PARTS_PER_THREAD = 8,    /* later tokens see more positions: small parts even it out */
 };
 static const float HIDDEN = -1e30f; /* the score of a position that may not be seen: its weight underflows to zero */
+
+#include ROWS
 
 /* Rows `first_row` and on of the queries of tokens `first_token` and on, which all use one slot. A row is one token's
  * query head within the group that shares a key-value head. */
@@ -44,6 +47,14 @@ typedef struct {
   unsigned parts;
 } Work;
 
+long head_span_bytes(long head_size) { return 2 * part_bytes(head_size); }
+
+/* Where the keys of a head in the span of a position lie, and its values behind them. */
+INLINE char *head_rows(const KVCache *cache, long slot, long kv_head, long position) {
+  return cache->rows + slot * cache->slot_bytes + position / SPAN * cache->span_bytes +
+         kv_head * head_span_bytes(cache->head_size);
+}
+
 static long tile_positions(const Attention *a, const Tile *tile) {
   long group = a->heads / a->cache.kv_heads;
   return a->positions[tile->first_token + (tile->first_row + tile->rows - 1) / group] + 1;
@@ -59,76 +70,21 @@ static long tile_first_position(const Attention *a, const Tile *tile) {
   return first_seen(a, a->positions[tile->first_token + tile->first_row / group]) / SPAN * SPAN;
 }
 
-INLINE f32x16 load_keys(const half *keys) { return from_half(keys); }     /* one element of sixteen positions */
-INLINE f32x16 load_values(const half *values) { return from_half(values); } /* sixteen elements of one position */
-
-/* scores[row][position] for `blocks` times sixteen positions; q is [head_size][QUERIES]. Each score is one chain of sums,
- * and enough of them run side by side to hide how long a sum takes. */
-INLINE void score_blocks(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
-                         long padded, const int rows, const int blocks) {
-  f32x16 sum[MOST_SUMS] = {{0}};
-  long block = padded * LANES;
-  for (long d = 0; d < padded; d += 2, keys += 2 * LANES, next += 2 * LANES) {
-    UNROLL for (int b = 0; b < blocks; b++) prefetch_later(next + b * block);
-    UNROLL for (int odd = 0; odd < 2; odd++) {
-      f32x16 k[SPAN_BLOCKS];
-      UNROLL for (int b = 0; b < blocks; b++) k[b] = load_keys(keys + b * block + odd * LANES);
-      UNROLL for (int r = 0; r < rows; r++) {
-        f32x16 x = all_f32(q[d + odd][r]);
-        UNROLL for (int b = 0; b < blocks; b++) sum[r * blocks + b] = fma_f32(k[b], x, sum[r * blocks + b]);
-      }
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int b = 0; b < blocks; b++) store_f32(scores[r] + b * LANES, sum[r * blocks + b]);
-}
-
 /* As many blocks as there are, beginning with as many at once as the registers hold. The compiler must know how many. */
-INLINE long score_some(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
-                       long padded, long from, long blocks, const int rows, const int at_once) {
+INLINE long score_some(float scores[QUERIES][SPAN], const Queries *q, const char *keys, const char *next, long padded,
+                       long from, long blocks, const int rows, const int at_once) {
   if (rows * at_once <= SUMS_AT_ONCE || at_once == 1)
-    for (; from + at_once <= blocks; from += at_once) {
-      long at = from * LANES;
-      score_blocks((float (*)[SPAN])(scores[0] + at), q, keys + at * padded, next + at * padded, padded, rows, at_once);
-    }
+    for (; from + at_once <= blocks; from += at_once)
+      score_blocks(scores, q, keys, next, padded, from, rows, at_once);
   return from;
 }
 
-INLINE void score_span(float scores[QUERIES][SPAN], const float (*q)[QUERIES], const half *keys, const half *next,
-                       long padded, long blocks, const int rows) {
+INLINE void score_span(float scores[QUERIES][SPAN], const Queries *q, const char *keys, const char *next, long padded,
+                       long blocks, const int rows) {
   long done = score_some(scores, q, keys, next, padded, 0, blocks, rows, 8);
   done = score_some(scores, q, keys, next, padded, done, blocks, rows, 4);
   done = score_some(scores, q, keys, next, padded, done, blocks, rows, 2);
   score_some(scores, q, keys, next, padded, done, blocks, rows, 1);
-}
-
-/* o[row][d] += sum of weights[row][t] * values[t][d] for a few vectors of d, each in one chain. */
-INLINE void add_vectors(float *o, const float weights[QUERIES][SPAN], const half *values, const half *next,
-                        long padded, long count, const int rows, const int vectors) {
-  f32x16 sum[MOST_SUMS];
-  UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int i = 0; i < vectors; i++) sum[r * vectors + i] = load_f32(o + r * MOST_HEAD_SIZE + i * LANES);
-  for (long t = 0; t < count; t++, values += padded, next += padded) {
-    f32x16 v[MOST_VECTORS];
-    UNROLL for (int i = 0; i < vectors; i += 2) prefetch_later(next + i * LANES);
-    UNROLL for (int i = 0; i < vectors; i++) v[i] = load_values(values + i * LANES);
-    UNROLL for (int r = 0; r < rows; r++) {
-      f32x16 w = all_f32(weights[r][t]);
-      UNROLL for (int i = 0; i < vectors; i++) sum[r * vectors + i] = fma_f32(v[i], w, sum[r * vectors + i]);
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int i = 0; i < vectors; i++) store_f32(o + r * MOST_HEAD_SIZE + i * LANES, sum[r * vectors + i]);
-}
-
-INLINE void add_values(float o[QUERIES][MOST_HEAD_SIZE], const float weights[QUERIES][SPAN], const half *values,
-                       const half *next, long padded, long count, const int rows) {
-  const int fit = POWER_OF_TWO_UP_TO(SUMS_AT_ONCE / rows), at_once = fit < MOST_VECTORS ? fit : MOST_VECTORS;
-  long d = 0;
-  for (; d + at_once * LANES <= padded; d += at_once * LANES)
-    add_vectors(o[0] + d, weights, values + d, next + d, padded, count, rows, at_once);
-  if (at_once > 1)
-    for (; d < padded; d += LANES) add_vectors(o[0] + d, weights, values + d, next + d, padded, count, rows, 1);
 }
 
 /* Which lanes of a block are positions in [first, end), both counted from the beginning of the span. */
@@ -177,9 +133,10 @@ INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long
                         const int rows) {
   const KVCache *cache = &a->cache;
   long head_size = cache->head_size, padded = padded_head_size(head_size), group = a->heads / cache->kv_heads;
-  float q[MOST_HEAD_SIZE][QUERIES], scores[QUERIES][SPAN];
+  float scores[QUERIES][SPAN];
   const float *from[QUERIES];
   long first[QUERIES], seen[QUERIES];
+  Queries q;
   for (int r = 0; r < rows; r++) {
     long row = tile->first_row + r, token = tile->first_token + row / group, head = kv_head * group + row % group;
     from[r] = a->queries + token * a->query_stride + head * head_size;
@@ -189,19 +146,13 @@ INLINE void attend_rows(const Attention *a, const Tile *tile, long kv_head, long
     p->weight[r] = 0;
     memset(p->o[r], 0, sizeof(float) * padded);
   }
-  for (long d = 0; d < head_size; d++)
-    UNROLL for (int r = 0; r < rows; r++) q[d][r] = from[r][d];
-  for (long d = head_size; d < padded; d++)
-    UNROLL for (int r = 0; r < rows; r++) q[d][r] = 0;
-  long slot = a->slots[tile->first_token] * cache->kv_heads + kv_head;
-  const half *keys = cache->keys + slot * cache->positions * padded;
-  const half *values = cache->values + slot * cache->positions * padded;
+  set_queries(&q, from, head_size, rows);
   for (long at = begin; at < end; at += SPAN) {
     long count = end - at < SPAN ? end - at : SPAN, blocks = (count + LANES - 1) / LANES;
-    const half *k = keys + at * padded, *v = values + at * padded;
-    score_span(scores, (const float (*)[QUERIES])q, k, v, padded, blocks, rows);
+    const char *keys = head_rows(cache, a->slots[tile->first_token], kv_head, at), *values = keys + part_bytes(head_size);
+    score_span(scores, &q, keys, values, padded, blocks, rows);
     for (int r = 0; r < rows; r++) update_row(p, r, scores[r], blocks, first[r] - at, seen[r] - at, padded);
-    add_values(p->o, (const float (*)[SPAN])scores, v, k + SPAN * padded, padded, count, rows);
+    add_values(p->o, (const float (*)[SPAN])scores, values, keys + cache->span_bytes, padded, count, rows);
   }
 }
 
@@ -345,18 +296,40 @@ void attend(Pool *pool, const Attention *a) {
   }
 }
 
+/* ---- rows, one by one ---- */
+
 void store_kv(const KVCache *cache, long slot, long kv_head, long position, const float *key, const float *value) {
-  long padded = padded_head_size(cache->head_size), head = (slot * cache->kv_heads + kv_head) * cache->positions;
-  half *keys = cache->keys + (head + position / LANES * LANES) * padded + position % LANES;
-  half *values = cache->values + (head + position) * padded;
-  for (long d = 0; d < cache->head_size; d += LANES) {
-    float k[LANES] = {0}, v[LANES] = {0};
-    half rounded[LANES];
-    long rest = cache->head_size - d < LANES ? cache->head_size - d : LANES;
-    memcpy(k, key + d, sizeof(float) * rest);
-    memcpy(v, value + d, sizeof(float) * rest);
-    to_half(rounded, load_f32(k));
-    for (int i = 0; i < LANES; i++) keys[(d + i) * LANES] = rounded[i];
-    to_half(values + d, load_f32(v));
-  }
+  long head_size = cache->head_size;
+  char *keys = head_rows(cache, slot, kv_head, position), row[MOST_ROW_BYTES];
+  convert_row(row, key, head_size);
+  put_key(keys, position % SPAN, row, head_size);
+  convert_row(row, value, head_size);
+  put_value(keys + part_bytes(head_size), position % SPAN, row, head_size);
+}
+
+void read_rows(const KVCache *cache, long slot, long start, long count, char *to) {
+  long head_size = cache->head_size, heads = cache->kv_heads, bytes = row_bytes(head_size);
+  for (long position = start; position < start + count; position++, to += 2 * heads * bytes)
+    for (long h = 0; h < heads; h++) {
+      char *keys = head_rows(cache, slot, h, position);
+      get_key(to + h * bytes, keys, position % SPAN, head_size);
+      get_value(to + (heads + h) * bytes, keys + part_bytes(head_size), position % SPAN, head_size);
+    }
+}
+
+void write_rows(const KVCache *cache, long slot, long start, long count, const char *from) {
+  long head_size = cache->head_size, heads = cache->kv_heads, bytes = row_bytes(head_size);
+  for (long position = start; position < start + count; position++, from += 2 * heads * bytes)
+    for (long h = 0; h < heads; h++) {
+      char *keys = head_rows(cache, slot, h, position);
+      put_key(keys, position % SPAN, from + h * bytes, head_size);
+      put_value(keys + part_bytes(head_size), position % SPAN, from + (heads + h) * bytes, head_size);
+    }
+}
+
+/* Whole spans: what lies behind the rows is stale in both slots anyway. */
+void copy_rows(const KVCache *cache, long from_slot, long to_slot, long count) {
+  for (long at = 0; at < count; at += SPAN)
+    memcpy(head_rows(cache, to_slot, 0, at), head_rows(cache, from_slot, 0, at),
+           (size_t)(cache->kv_heads * head_span_bytes(cache->head_size)));
 }

@@ -5,17 +5,19 @@
 #include "lanes.h"
 #include "pool.h"
 
-enum { MOST_HEAD_SIZE = 256 };
+enum {
+  MOST_HEAD_SIZE = 256,
+  SPAN = 128, /* positions whose rows lie together, and between two updates of the running maximum */
+};
 
-/* One layer's cache. Keys lie sixteen positions side by side, so that a score needs no sum across a register; values
- * lie as they are. The head size is rounded up to sixteen; what is added stays zero. */
+/* One layer's cache. Positions come in spans, so that what a slot has not used yet lies together and is never touched:
+ * in memory a span of a slot is [kv_heads][keys, values], as the type of rows has them (rows/<type>.h). Other layers may
+ * lie between two spans. */
 typedef struct {
-  half *keys;   /* [slots][kv_heads][positions / 16][head_size rounded up][16] */
-  half *values; /* [slots][kv_heads][positions][head_size rounded up] */
-  long kv_heads, head_size, positions; /* positions: of a slot, a multiple of sixteen */
+  char *rows;                          /* of slot 0 */
+  long slot_bytes, span_bytes;         /* from one slot, and from one span of a slot, to the next */
+  long kv_heads, head_size, positions; /* positions: of a slot */
 } KVCache;
-
-static inline long padded_head_size(long head_size) { return (head_size + LANES - 1) / LANES * LANES; }
 
 typedef struct {
   KVCache cache;
@@ -35,5 +37,15 @@ void attend(Pool *pool, const Attention *attention);
 
 /* Writes one head's key and value, float[head_size] each, into a row of the cache. */
 void store_kv(const KVCache *cache, long slot, long kv_head, long position, const float *key, const float *value);
+
+/* Bytes of a head's keys and values in a span, and of one key or value on its own. */
+long head_span_bytes(long head_size);
+long row_bytes(long head_size);
+
+/* Rows as [count][keys, values][kv_heads][row_bytes], whatever processor this is, and back. */
+void read_rows(const KVCache *cache, long slot, long start, long count, char *to);
+void write_rows(const KVCache *cache, long slot, long start, long count, const char *from);
+/* The first rows of a slot into another. */
+void copy_rows(const KVCache *cache, long from_slot, long to_slot, long count);
 
 #endif

@@ -8,6 +8,7 @@
  *   dot_unsigned(sum, w, x)   sum[l] += w[4l..4l+3] . x[0..3] for weights in 0..127
  *   dot_signed(sum, w, x)     the same for weights stored as value + SIGNED_BIAS; the caller starts the sum at
  *                             -SIGNED_BIAS * (x[0] + .. + x[3]), see `start` in linear.h
+ *   dot_by_unsigned(sum, w, x) the same for signed weights as they are, if the bytes of x are in 0..127
  *   lookup(table, index)      table[index[i]] for each of 64 bytes, indices in 0..15
  *   from_half, to_half        sixteen IEEE half floats
  *   fma_f32(a, b, c)          a * b + c, rounded once where the processor can; never left to the compiler, so that sums

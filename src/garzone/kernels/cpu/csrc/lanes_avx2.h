@@ -38,6 +38,14 @@ INLINE i32x16 dot_signed(i32x16 sum, u8x64 w, int32_t x) {
   return (i32x16)vector_of(s);
 }
 
+INLINE i32x16 dot_by_unsigned(i32x16 sum, u8x64 w, int32_t x) {
+  Halves s = halves_of((u8x64)sum), weights = halves_of(w);
+  __m256i all_x = _mm256_set1_epi32(x);
+  s.low = add_pairs(s.low, all_x, weights.low);
+  s.high = add_pairs(s.high, all_x, weights.high);
+  return (i32x16)vector_of(s);
+}
+
 INLINE u8x64 lookup(const uint8_t table[16], u8x64 index) {
   __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
   Halves i = halves_of(index);

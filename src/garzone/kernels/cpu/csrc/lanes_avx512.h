@@ -8,6 +8,9 @@ INLINE i32x16 dot_unsigned(i32x16 sum, u8x64 w, int32_t x) {
   return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
 }
 INLINE i32x16 dot_signed(i32x16 sum, u8x64 w, int32_t x) { return dot_unsigned(sum, w, x); }
+INLINE i32x16 dot_by_unsigned(i32x16 sum, u8x64 w, int32_t x) {
+  return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(x), (__m512i)w);
+}
 
 INLINE u8x64 lookup(const uint8_t table[16], u8x64 index) {
   __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));

@@ -12,6 +12,7 @@ INLINE i32x16 dot_signed(i32x16 sum, u8x64 w, int32_t x) {
 }
 /* Below 128 a byte means the same to a signed and to an unsigned product. */
 INLINE i32x16 dot_unsigned(i32x16 sum, u8x64 w, int32_t x) { return dot_signed(sum, w, x); }
+INLINE i32x16 dot_by_unsigned(i32x16 sum, u8x64 w, int32_t x) { return dot_signed(sum, w, x); }
 
 INLINE u8x64 lookup(const uint8_t table[16], u8x64 index) {
   for (int i = 0; i < VECTOR_BYTES; i++) index[i] = table[index[i]];

@@ -181,9 +181,9 @@ static void normalise_head(float *head, const float *norm, long size, float epsi
 static void prepare_token(const void *arg, long t) {
   const AttentionCall *call = arg;
   const SelfAttention *op = call->op;
-  long position = call->batch->positions[t], size = op->head_size;
+  long position = call->batch->positions[t], size = op->cache.head_size, kv_heads = op->cache.kv_heads;
   const float *rope = op->rope + position * op->rotated;
-  const float *from = call->qkv + t * (op->heads + 2 * op->kv_heads) * size;
+  const float *from = call->qkv + t * (op->heads + 2 * kv_heads) * size;
   float *queries = op->workspace->queries + t * op->heads * size;
   memcpy(queries, from, sizeof(float) * op->heads * size);
   for (long h = 0; h < op->heads; h++) {
@@ -192,32 +192,31 @@ static void prepare_token(const void *arg, long t) {
     rotate(head, rope, op->rotated, op->adjacent);
     for (long i = 0; i < size; i++) head[i] *= op->query_scale;
   }
-  const float *keys = from + op->heads * size, *values = keys + op->kv_heads * size;
-  for (long h = 0; h < op->kv_heads; h++) {
+  const float *keys = from + op->heads * size, *values = keys + kv_heads * size;
+  for (long h = 0; h < kv_heads; h++) {
     float key[MOST_HEAD_SIZE];
     memcpy(key, keys + h * size, sizeof(float) * size);
     if (op->k_norm) normalise_head(key, op->k_norm, size, op->epsilon);
     rotate(key, rope, op->rotated, op->adjacent);
-    store_kv(&call->cache, call->batch->slots[t], h, position, key, values + h * size);
+    op->store_kv(&call->cache, call->batch->slots[t], h, position, key, values + h * size);
   }
 }
 
-void self_attention(const SelfAttention *op, float *out, half *keys, half *values, const float *qkv,
-                    const Batch *batch) {
+void self_attention(const SelfAttention *op, float *out, char *rows, const float *qkv, const Batch *batch) {
   const Workspace *w = op->workspace;
-  AttentionCall call = {op, qkv, {keys, values, op->kv_heads, op->head_size, op->positions}, batch};
+  AttentionCall call = {op, qkv, op->cache, batch};
+  call.cache.rows = rows;
   for_each_token(w->pool, batch->count, prepare_token, &call);
   Attention attention = {call.cache,       w->queries,   out,       batch->slots,
-                         batch->positions, batch->count, op->heads, op->heads * op->head_size, op->window, w->scratch};
-  attend(w->pool, &attention);
+                         batch->positions, batch->count, op->heads, op->heads * op->cache.head_size, op->window, w->scratch};
+  op->attend(w->pool, &attention);
 }
 
-void run_attention(float *out, half *cache, const float *qkv, long start, long count, const SelfAttention *op) {
+void run_attention(float *out, char *rows, const float *qkv, long start, long count, const SelfAttention *op) {
   const Workspace *w = op->workspace;
   for (long t = 0; t < count; t++) {
     w->slots[t] = 0;
     w->positions[t] = (int32_t)(start + t);
   }
-  half *values = cache + op->kv_heads * op->positions * padded_head_size(op->head_size);
-  self_attention(op, out, cache, values, qkv, &(Batch){.slots = w->slots, .positions = w->positions, .count = count});
+  self_attention(op, out, rows, qkv, &(Batch){.slots = w->slots, .positions = w->positions, .count = count});
 }

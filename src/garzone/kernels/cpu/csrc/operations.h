@@ -60,7 +60,10 @@ typedef struct {
 /* Rotation of queries and keys, KV cache, softmax. */
 typedef struct {
   const Workspace *workspace;
-  long heads, kv_heads, head_size, positions;
+  void (*attend)(Pool *, const Attention *); /* of the type of rows that the cache has */
+  void (*store_kv)(const KVCache *, long slot, long kv_head, long position, const float *key, const float *value);
+  KVCache cache;            /* without its rows, which come with a call */
+  long heads;
   const float *rope;        /* [positions][rotated / 2][cosine, sine] */
   const float *q_norm, *k_norm; /* [head_size], or NULL */
   float epsilon, query_scale;
@@ -71,14 +74,13 @@ typedef struct {
 
 void embed(const Embed *op, float *out, const Batch *batch);
 void linear(const Linear *op, float *out, const float *x, const float *residual, const Batch *batch);
-/* `keys` and `values` are those of one layer; see KVCache. */
-void self_attention(const SelfAttention *op, float *out, half *keys, half *values, const float *qkv,
-                    const Batch *batch);
+/* `rows` are those of one layer; see KVCache. */
+void self_attention(const SelfAttention *op, float *out, char *rows, const float *qkv, const Batch *batch);
 
 /* Entry points for one sequence in slot 0, whose last row is the one wanted. The last argument is the operation; see trampoline.py for how it gets there. */
 void run_embed(float *out, const int32_t *tokens, long count, long unused3, long unused4, const Embed *op);
 void run_linear(float *out, const float *x, long count, long unused3, long unused4, const Linear *op);
 void run_linear_residual(float *out, const float *x, const float *residual, long count, long unused4, const Linear *op);
-void run_attention(float *out, half *cache, const float *qkv, long start, long count, const SelfAttention *op);
+void run_attention(float *out, char *rows, const float *qkv, long start, long count, const SelfAttention *op);
 
 #endif

@@ -10,7 +10,7 @@ void run_program(const Call *calls, long num_calls, const Batch *batch) {
     switch ((CallKind)call->kind) {
     case CALL_EMBED: embed(call->operation, call->out, batch); break;
     case CALL_LINEAR: linear(call->operation, call->out, call->x, call->residual, batch); break;
-    case CALL_ATTENTION: self_attention(call->operation, call->out, call->keys, call->values, call->x, batch); break;
+    case CALL_ATTENTION: self_attention(call->operation, call->out, call->cache, call->x, batch); break;
     }
   }
 }

@@ -12,7 +12,7 @@ typedef struct {
   float *out;
   const float *x;        /* what went before; NULL for an embedding, which reads the step's tokens */
   const float *residual; /* or NULL */
-  half *keys, *values;   /* of an attention */
+  char *cache;           /* of an attention: its layer's rows */
 } Call;
 
 /* Runs the rows of a step through all calls. */
