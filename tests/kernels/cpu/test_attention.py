@@ -1,6 +1,7 @@
 """Attention in C against float64 over each type of rows: decoding, chunks of a prompt, several slots at once."""
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from garzone.core.generation import KVCacheType
 from garzone.kernels.cpu import library
-from garzone.kernels.cpu.instruction_sets import InstructionSet, supported
+from garzone.kernels.cpu.instruction_sets import PORTABLE, InstructionSet, supported
 from garzone.kernels.cpu.library import SPAN, AttentionLibrary, OperationLibrary, Threads
 from tests.kernels.cpu.matrices import aligned, instruction_set_name
 
@@ -155,17 +156,20 @@ SHAPES = [
 ]
 
 
-CASES = [
-    (sizes, kv_cache) for sizes in SHAPES for kv_cache in KVCacheType if kv_cache is F16 or not sizes.head_size % 32
-]
+def _cases() -> Iterator[object]:
+    """Every shape, type of rows and instruction set; plain C is slow with bytes, and does one shape in the default run."""
+    for sizes in SHAPES:
+        for kv_cache in KVCacheType:
+            if kv_cache is Q8_0 and sizes.head_size % 32:
+                continue
+            for instruction_set in supported():
+                is_slow = kv_cache is Q8_0 and instruction_set is PORTABLE and sizes is not SHAPES[0]
+                name = f"{sizes.heads}x{sizes.kv_heads}x{sizes.head_size}-{kv_cache.value}-{instruction_set.name}"
+                marks = [pytest.mark.slow] if is_slow else []
+                yield pytest.param(sizes, kv_cache, instruction_set, id=name, marks=marks)
 
 
-@each_instruction_set
-@pytest.mark.parametrize(
-    ("sizes", "kv_cache"),
-    CASES,
-    ids=lambda s: f"{s.heads}x{s.kv_heads}x{s.head_size}" if isinstance(s, Sizes) else s.value,
-)
+@pytest.mark.parametrize(("sizes", "kv_cache", "instruction_set"), _cases())
 def test_chunks_and_single_tokens_give_what_the_whole_sequence_gives(
     sizes: Sizes, kv_cache: KVCacheType, instruction_set: InstructionSet, threads: Threads
 ) -> None:
