@@ -157,7 +157,7 @@ SHAPES = [
 
 
 def _cases() -> Iterator[object]:
-    """Every shape, type of rows and instruction set; plain C is slow with bytes, and does one shape in the default run."""
+    """Every shape, type of rows and instruction set; plain C is slow with bytes: one shape in the default run."""
     for sizes in SHAPES:
         for kv_cache in KVCacheType:
             if kv_cache is Q8_0 and sizes.head_size % 32:
@@ -169,7 +169,7 @@ def _cases() -> Iterator[object]:
                 yield pytest.param(sizes, kv_cache, instruction_set, id=name, marks=marks)
 
 
-@pytest.mark.parametrize(("sizes", "kv_cache", "instruction_set"), _cases())
+@pytest.mark.parametrize(("sizes", "kv_cache", "instruction_set"), list(_cases()))
 def test_chunks_and_single_tokens_give_what_the_whole_sequence_gives(
     sizes: Sizes, kv_cache: KVCacheType, instruction_set: InstructionSet, threads: Threads
 ) -> None:
