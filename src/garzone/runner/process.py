@@ -263,16 +263,8 @@ class RunnerPool:
             expires_at = resident.expires_at
             if resident.num_users and resident.keep_alive_s >= 0:
                 expires_at = time.time() + resident.keep_alive_s
-            models.append(
-                LoadedModel(
-                    resident.details,
-                    loaded.context_tokens,
-                    loaded.device,
-                    loaded.memory_bytes,
-                    expires_at,
-                    self._settings.kv_cache,
-                )
-            )
+            taken = loaded.context_tokens, loaded.device, loaded.memory_bytes
+            models.append(LoadedModel(resident.details, *taken, expires_at, self._settings.kv_cache))
         return models
 
     @property
