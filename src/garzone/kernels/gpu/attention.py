@@ -30,7 +30,7 @@ from garzone.kernels.gpu.activations import (
     store_as,
     threads_for,
 )
-from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, half_to_float
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, half_to_float, special
 
 MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
 _LOG2_E = 1.4426950408889634
@@ -220,10 +220,10 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics, *, share: Share | No
     step, waves, splits = share.step, share.waves, share.splits
 
     def kernel(parts: UOp, queries: UOp, keys: UOp, values: UOp, places: UOp) -> UOp:
-        tile, split = UOp.special(tiles, "gidx0"), UOp.special(splits, "gidx1")
-        row, lane = UOp.special(rows, "gidx2"), UOp.special(LANES, "lidx0")
+        tile, split = special(tiles, "gidx0"), special(splits, "gidx1")
+        row, lane = special(rows, "gidx2"), special(LANES, "lidx0")
         zero = UOp.const(0, dtypes.int)
-        wave = UOp.special(waves, "lidx1") if waves > 1 else zero
+        wave = special(waves, "lidx1") if waves > 1 else zero
         parts, queries, keys, values = (b.flatten() for b in (parts, queries, keys, values))
         group = Group(intrinsics, wave * LANES + lane, LANES * waves)
         first_head = tile * together
@@ -242,7 +242,7 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics, *, share: Share | No
         place_in_step = lane % step if step < LANES else lane  # half a wave's lanes do what the other half does
         trip = UOp.range(own_pieces, 0, AxisType.REDUCE)
         before = state.after(trip)
-        begin = (trip * splits + split) * share.piece + wave * step
+        begin = (trip.cast(dtypes.int) * splits + split) * share.piece + wave * step
         position = begin + place_in_step
         inside = position < length
         at = cache + inside.where(position, 0) * words
@@ -343,12 +343,12 @@ def _scores(heads: Heads, intrinsics: Intrinsics, key: tuple[UOp, UOp], query: t
     scores = UOp.placeholder((together,), dtypes.float, 3, addrspace=AddrSpace.REG)
     scores = scores.after(scores.after(at).store(scores.const_like(0.0)))
     chunk = UOp.range(words // step, 2, AxisType.REDUCE)
-    before = scores.after(chunk)
+    before, chunk_start = scores.after(chunk), chunk.cast(dtypes.int) * step
     totals = [before[h].load() for h in range(together)]
     for w in range(step):
-        k = keys[at + chunk * step + w].load()
+        k = keys[at + chunk_start + w].load()
         totals = [
-            intrinsics.dot2(k, queries[first + h * words + chunk * step + w].load(), t) for h, t in enumerate(totals)
+            intrinsics.dot2(k, queries[first + h * words + chunk_start + w].load(), t) for h, t in enumerate(totals)
         ]
     scores = scores.after(UOp.group(*[scores[h].store(t) for h, t in enumerate(totals)]).end(chunk))
     return [scores[h].load() for h in range(together)]
@@ -372,14 +372,14 @@ def _add_values(
     sums = UOp.placeholder((together * each,), dtypes.float, 2, addrspace=AddrSpace.REG)
     sums = sums.after(UOp.group(*[sums.after(shared)[i].store(total) for i, total in enumerate(totals)]))
     chunk = UOp.range(step // _STEPS_BETWEEN + nothing, 1, AxisType.REDUCE)
-    before = sums.after(chunk)
+    before, first = sums.after(chunk), chunk.cast(dtypes.int) * _STEPS_BETWEEN
     totals = [before[i].load() for i in range(together * each)]
     for p in range(_STEPS_BETWEEN):
-        position = begin + chunk * _STEPS_BETWEEN + p
+        position = begin + first + p
         at = cache + (position < length).where(position, 0) * words
         elements = _elements(values, at, lane, each)
         for h in range(together):
-            factor = shared[own + h * step + chunk * _STEPS_BETWEEN + p].load()
+            factor = shared[own + h * step + first + p].load()
             for i in range(each):
                 totals[h * each + i] = totals[h * each + i] + factor * elements[i]
     stores = [sums[i].store(total) for i, total in enumerate(totals)]

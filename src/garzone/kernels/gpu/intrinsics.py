@@ -35,6 +35,15 @@ def inline(code: str, dtype: DType, *sources: UOp) -> UOp:
     return UOp(Ops.CUSTOM, dtype, src=sources, arg=code)
 
 
+def special(count: int, name: str) -> UOp:
+    """A dimension of the launch, as int32 from the start.
+
+    Where indices meet numbers from memory tinygrad 0.14.0 casts them, product by product, and does not see through a
+    cast that an address is a multiple of 16.
+    """
+    return UOp.special(count, name).cast(dtypes.int)
+
+
 def signed_byte(word: UOp, index: int) -> UOp:
     """Byte ``index`` of a uint32 as a sign-extended int32."""
     return (word.cast(dtypes.int) << (24 - 8 * index)) >> 24

@@ -144,8 +144,8 @@ def matvec(
         outs, (weights, activations, *rest) = buffers[: done.num_outs], buffers[done.num_outs :]
         own, lane = UOp.special(done.num_tiles(cut.rows) // waves, "gidx0"), UOp.special(LANES, "lidx0")
         batch = UOp.special(-(-num_tokens // num_columns), "gidx1")
-        inner = UOp.special(cut.splits * waves, "lidx1") if cut.splits * waves > 1 else UOp.const(0, dtypes.int)
-        split = inner if waves == 1 else UOp.const(0, dtypes.int)
+        inner = UOp.special(cut.splits * waves, "lidx1") if cut.splits * waves > 1 else UOp.const(0)
+        split = inner if waves == 1 else UOp.const(0)
         tile = own if waves == 1 else own * waves + inner
         tokens = [clamped(batch * num_columns + c, num_tokens) for c in range(num_columns)]
         rows = done.rows(tile, cut.rows)

@@ -21,7 +21,7 @@ from tinygrad.uop.ops import AxisType, UOp
 
 from garzone.kernels.gpu.activations import Kernel, pack_halves
 from garzone.kernels.gpu.attention import MASKED, MIN_WAVES, Heads, Place, place_of
-from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, halves_of
+from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, halves_of, special
 
 ROWS = 16  # of a wave
 _MOST_WAVES = 8  # of a workgroup
@@ -112,11 +112,11 @@ class _Walk:
     def stores(self, parts: UOp, queries: UOp, keys: UOp, values: UOp, places: UOp) -> list[UOp]:
         """What the kernel stores, with everything that leads to it."""
         heads, one, size = self._heads, self._cut, self._heads.size
-        self._lane = UOp.special(LANES, "lidx0")
-        wave = UOp.special(self._waves, "lidx1") if self._waves > 1 else UOp.const(0, dtypes.int)
-        first_head = UOp.special(heads.queries // one.members, "gidx0") * one.members
-        split = UOp.special(one.splits, "gidx1")
-        first_row = UOp.special(-(-self._rows // one.rows), "gidx2") * one.rows
+        self._lane = special(LANES, "lidx0")
+        wave = special(self._waves, "lidx1") if self._waves > 1 else UOp.const(0, dtypes.int)
+        first_head = special(heads.queries // one.members, "gidx0") * one.members
+        split = special(one.splits, "gidx1")
+        first_row = special(-(-self._rows // one.rows), "gidx2") * one.rows
         self._thread = wave * LANES + self._lane
         self._column, self._half = self._lane % ROWS, self._lane // ROWS
         self._group = Group(self._intrinsics, self._thread, self._waves * LANES)
@@ -210,7 +210,7 @@ class _Walk:
         for s in reversed(range(heads.slots - 1)):
             slot = (trip < ends[s]).where(UOp.const(s, dtypes.int), slot)
             offset = (trip < ends[s]).where(offsets[s], offset)
-        return trip, slot, (trip + offset).maximum(0).minimum(heads.positions // _STEP - 1)
+        return trip, slot, (trip.cast(dtypes.int) + offset).maximum(0).minimum(heads.positions // _STEP - 1)
 
     def _staged(self, keys: UOp, values: UOp, cache: UOp) -> tuple[UOp, UOp]:
         """Keys and values of a step in local memory, loaded by all threads, four words at a time."""
@@ -252,10 +252,10 @@ class _Walk:
         scores = UOp.placeholder((_TILES * _ELEMENTS,), dtypes.float, 6, addrspace=AddrSpace.REG)
         scores = scores.after(scores.after(trip).store(scores.const_like(0.0)))
         chunk = UOp.range(self._heads.words // step + ((position + 1) >> 31), 14, AxisType.REDUCE)
-        before = scores.after(chunk)
+        before, first = scores.after(chunk), chunk.cast(dtypes.int) * step
         totals = [before[i].load() for i in range(_TILES * _ELEMENTS)]
-        words = [queries[at + chunk * step + w].load() for w in range(step)]
-        totals = self._products(keys, words, chunk * step, totals)
+        words = [queries[at + first + w].load() for w in range(step)]
+        totals = self._products(keys, words, first, totals)
         stores = [scores[i].store(total) for i, total in enumerate(totals)]
         scores = scores.after(UOp.group(*stores).end(chunk))
         return [scores[i].load() for i in range(_TILES * _ELEMENTS)]
@@ -305,7 +305,7 @@ class _Walk:
         return results
 
     def _plain_weighted(self, values: UOp, packed: list[UOp], totals: list[UOp]) -> list[UOp]:
-        """Every lane stores its words of weights and reads those of its row one after the other."""
+        """Every lane stores its words of weights and reads those of its row four at a time."""
         width = _STEP // 2
         row = (self._thread // LANES * ROWS + self._column) * width
         shared = UOp.placeholder((self._waves * ROWS * width,), dtypes.uint32, 4, addrspace=AddrSpace.LOCAL)
@@ -313,13 +313,16 @@ class _Walk:
         shared = shared.after(UOp.group(*[shared[at].store(w) for at, w in zip(places, packed, strict=True)]))
         sums = UOp.placeholder((len(totals),), dtypes.float, 5, addrspace=AddrSpace.REG)
         sums = sums.after(UOp.group(*[sums[i].store(total) for i, total in enumerate(totals)]), shared)
-        step = UOp.range(width, 13, AxisType.REDUCE)
-        before, weight = sums.after(step), shared[row + step].load()
+        step = UOp.range(width // 4, 13, AxisType.REDUCE)
+        before, first = sums.after(step), step.cast(dtypes.int) * 4
+        weights = [shared[row + first + j].load() for j in range(4)]
         stores: list[UOp] = []
         for i in range(len(totals)):
             element = i // _ELEMENTS * ROWS + self._half * _ELEMENTS + i % _ELEMENTS
-            value = values[element * _TURNED + step].load()
-            stores.append(sums[i].store(self._intrinsics.dot2(value, weight, before[i].load())))
+            total = before[i].load()
+            for j, weight in enumerate(weights):
+                total = self._intrinsics.dot2(values[element * _TURNED + first + j].load(), weight, total)
+            stores.append(sums[i].store(total))
         sums = sums.after(UOp.group(*stores).end(step))
         return [sums[i].load() for i in range(len(totals))]
 
