@@ -11,6 +11,7 @@ from garzone.agent.holes import fill, find_holes, trapped
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
 from garzone.core.errors import UsageError
+from garzone.core.generation import ModelDetails
 from garzone.core.ports import Sandbox
 from garzone.core.task import Report, Task, TaskKind, Verdict
 from garzone.testing import Answer, ScriptedGenerator
@@ -175,6 +176,36 @@ async def test_a_stub_that_begins_with_an_import_is_filled_from_a_whole_function
     )
     assert report.verdict is Verdict.PROVED
     assert git(tmp_path / "r", "show", f"{report.branch}:words.py").count("import re") == 1
+
+
+class Small(ScriptedGenerator):
+    async def details(self, model: str) -> ModelDetails:
+        return replace(await super().details(model), parameter_size="135M")
+
+
+@pytest.mark.parametrize(
+    ("source", "ends", "answer"),
+    [
+        (STUB, 'loud.\n\n    >>> shout("a")\n    \'A!\'\n    """\n', '    return text.upper() + "!"\n\n\ndef next'),
+        (MARKED, '"""\n    loud =', ' text.upper()\n    return loud + "!"\n'),
+        (
+            STUB.replace("    raise NotImplementedError", '# <fill>\n    return loud + "!"'),
+            '"""\n',
+            '    loud = text.upper()\n    return loud + "!"\n',
+        ),
+    ],
+)
+async def test_a_small_model_goes_on_with_the_text_before_the_hole(
+    tmp_path: Path, box: Sandbox, source: str, ends: str, answer: str
+) -> None:
+    repo = make_repository(tmp_path / "r", {**FILES, "words.py": source})
+    generator = Small([answer])
+    report = await run_task(complete_task(repo, num_candidates=1, max_rounds=1), generator, box)
+    (request,) = generator.requests
+    assert request.raw and not request.messages and request.suffix is None
+    assert request.prompt is not None and request.prompt.startswith('"""Words."""') and request.prompt.endswith(ends)
+    assert report.verdict is Verdict.PROVED, report
+    assert "next" not in report.patch
 
 
 async def test_a_repository_without_a_hole_is_refused(tmp_path: Path, box: Sandbox) -> None:

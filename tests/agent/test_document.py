@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from garzone.agent.document import as_document, is_over, within
+from garzone.agent.document import as_document, filling, of_function
 from garzone.agent.kinds import Question
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
@@ -27,30 +27,53 @@ class Pretrained(ScriptedGenerator):
 
 def test_turns_become_sections_and_the_last_is_open() -> None:
     turns = (Message.of(Role.USER, "A?"), Message.of(Role.ASSISTANT, "a"), Message.of(Role.USER, "B?"))
-    question, lead = as_document(Question(turns), "python", "def up(x):\n")
-    assert lead == LEAD
+    question = as_document(Question(turns), "python", "def up(x):\n")
+    assert question.lead == LEAD
     assert question.messages == ()
     assert question.prompt == (f"## Exercise\n\nA?\n\n## Solution\n\na\n\n## Exercise\n\nB?\n\n## Solution\n\n{LEAD}")
     assert question.stop == ("\n```", "\n## ")
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("lead", "written", "kept"),
     [
-        ("    return x\nprint(up(1))\nx", "    return x\n```\n"),
-        ("    return x\n\n\ndef", "    return x\n\n\n```\n"),
-        ("    y = [\n        1,\n]\n    return y\n", "    y = [\n        1,\n]\n    return y\n"),
-        ("    return x", "    return x"),
+        (LEAD, "    return x\nprint(up(1))\nx", "    return x\n```\n"),
+        (LEAD, "    return x\n\n\ndef", "    return x\n\n\n```\n"),
+        (LEAD, "    y = [\n        1,\n]\n    return y\n", "    y = [\n        1,\n]\n    return y\n"),
+        (LEAD, "    return x", "    return x"),
+        ("```python\n    def f(self):\n", "        return 1\n\n    def g", "        return 1\n\n```\n"),
+        ("```python\nimport re\n", "x = 1\ny = 2\n", "x = 1\ny = 2\n"),
     ],
 )
-def test_what_is_written_on_behind_the_function_is_no_part_of_it(written: str, kept: str) -> None:
-    assert within(LEAD, LEAD + written) == LEAD + kept
-    assert is_over(LEAD, LEAD + written) is (kept != written)
+def test_what_is_written_on_behind_the_function_is_no_part_of_it(lead: str, written: str, kept: str) -> None:
+    assert of_function(lead, lead + written) == (lead + kept, kept != written)
 
 
-def test_where_no_function_was_begun_nothing_is_cut() -> None:
-    lead = "```python\nimport re\n"
-    assert within(lead, f"{lead}x = 1\ny = 2\n") == f"{lead}x = 1\ny = 2\n"
+@pytest.mark.parametrize(
+    ("before", "after", "written", "kept", "over"),
+    [
+        ("x = 1\n", "return y\n", "y = 2\nreturn y\n", "y = 2\n", True),  # up to what comes next
+        (
+            "x = 1\n",
+            "\n  return y\n",
+            "  if x:\n    y = 2\n  z = 3\n  return y\n",
+            "  if x:\n    y = 2\n  z = 3\n",
+            True,
+        ),
+        ("x = 1\n", "return y\n", "y = 2\nz = 3\nu", "y = 2\n", False),  # which may still come
+        ("x = 1\n", "return y\n", "y = 2\n" + "z = 3\n" * 13, "y = 2\n", True),  # and did not
+        ("x = 1\n", "return y\n", "if x:\n  y = 2\nelse:\n  y = 3\nz\n", "if x:\n  y = 2\nelse:\n  y = 3\n", False),
+        ("x = 1\n", "return y\n", "    y = 2\n  z = 3\n", "    y = 2\n", False),
+        ("x =", "\nreturn y\n", " 2\n   return y\n", " 2\n", True),
+        ("x = 1\n", "", "y = 2", "y = 2", False),
+    ],
+)
+def test_a_hole_is_filled_up_to_what_comes_next_or_by_one_statement(
+    before: str, after: str, written: str, kept: str, over: bool
+) -> None:
+    question = filling(before, after, "python")
+    assert question.cut is not None
+    assert question.cut(question.lead + written) == (question.lead + kept, over)
 
 
 async def test_a_pretrained_model_repairs_a_function_whose_first_lines_it_is_given(tmp_path: Path) -> None:

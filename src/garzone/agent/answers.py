@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from garzone.agent.context import Target
-from garzone.agent.document import as_document, is_over, within
+from garzone.agent.document import as_document
 from garzone.agent.events import CandidateText, Listener
 from garzone.agent.excerpts import STEPS, excerpt
 from garzone.agent.habits import habits_of
@@ -204,12 +204,14 @@ class Writer:
                 question, num_tokens = again, num_again
         enough = partial(self._job.enough, target) if asked.style is not Style.EDITS else is_finished
         opening = self._job.opening(target) if self._budget.is_base and asked.style is not Style.EDITS else None
-        lead = ""
         if opening is not None and question.messages:
-            question, lead = as_document(question, language_of(target.path), opening)
-            enough = partial(is_over, lead)
+            question = as_document(question, language_of(target.path), opening)
+        cut = question.cut
         request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
-        return within(lead, await self._patiently(number, enough, request, num_tokens, lead))
+        text = await self._patiently(
+            number, (lambda text: cut(text)[1]) if cut else enough, request, num_tokens, question.lead
+        )
+        return cut(text)[0] if cut else text
 
     async def answer(self, question: Question, max_tokens: int) -> str:
         """One greedy answer that is no candidate: what a kind wants to know beforehand."""

@@ -1,31 +1,32 @@
-"""Turns a conversation into a document that ends where its answer begins, for models that go on with a text.
+"""Asks by a text that the model goes on with, and says where its answer ends.
 
-A pretrained model was never taught to take turns; what it has seen is texts with headings and code blocks. Does not
-decide who is asked so.
+A pretrained model was never taught to take turns: what it has seen is texts with headings and code blocks. And where
+the beginning of the code is known, going on with it is the shortest way for any model. Does not decide who is asked so.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 from garzone.agent.kinds import Question
 from garzone.core.chat import Role
 
 EXERCISE, SOLUTION = "## Exercise", "## Solution"
 _STOP = ("\n```", "\n## ")
+_CONTINUING = (")", "]", "}", "elif", "else", "except", "finally")  # at the depth of a statement, and still of it
+MAX_LOOKED = 12  # lines in which the one after a hole is waited for
+_DEF = re.compile(r"^([ \t]*)(?:async )?def \w", re.MULTILINE)
 
 
-def as_document(question: Question, language: str, opening: str = "") -> tuple[Question, str]:
-    """A conversation as a text to go on with.
+def as_document(question: Question, language: str, opening: str = "") -> Question:
+    """A conversation as a text to go on with; its answer begins with an opened code block.
 
     Args:
         question: its messages.
         language: of the code that is wanted.
         opening: how that code begins, where this is known.
-
-    Returns:
-        The question, and what its answer begins with: an opened code block.
     """
     parts = [
         f"{SOLUTION if message.role is Role.ASSISTANT else EXERCISE}\n\n{message.text.strip()}"
@@ -33,24 +34,60 @@ def as_document(question: Question, language: str, opening: str = "") -> tuple[Q
     ]
     lead = f"```{language}\n{opening}"
     text = "\n\n".join([*parts, f"{SOLUTION}\n\n{lead}"])
-    return replace(question, messages=(), prompt=text, stop=(*question.stop, *_STOP), grammar=None), lead
+    stop = (*question.stop, *_STOP)
+    return replace(
+        question, messages=(), prompt=text, stop=stop, grammar=None, lead=lead, cut=partial(of_function, lead)
+    )
 
 
-def is_over(lead: str, text: str) -> bool:
-    """Whether an answer that began with a function has come to the end of it."""
-    return _end(lead, text) is not None
+def going_on(before: str, head: str, language: str) -> Question:
+    """The body of a function, as what follows the text before it.
+
+    Args:
+        before: the text up to the body.
+        head: the function's own part of it.
+        language: of the code.
+    """
+    lead = f"```{language}\n{head}"
+    return Question(prompt=before, lead=lead, cut=partial(of_function, lead))
 
 
-def within(lead: str, text: str) -> str:
-    """An answer without what was written on behind the function it began with."""
-    end = _end(lead, text)
-    return text if end is None else f"{text[:end]}```\n"
+def filling(before: str, after: str, language: str) -> Question:
+    """A missing part, as what follows the text before it, up to where the text after it begins."""
+    lead = f"```{language}\n"
+    in_line = not before.endswith("\n") and bool(before)
+    return Question(prompt=before, lead=lead, cut=partial(_up_to, lead, after, in_line))
 
 
-def _end(lead: str, text: str) -> int | None:
-    opening = lead.partition("\n")[2]
-    if not re.search(r"^(?:async )?def \w", opening, re.MULTILINE):
-        return None
-    # a line that begins at the margin; brackets that close a signature do as well
-    found = re.compile(r"^(?=[^\s)\]}])", re.MULTILINE).search(text, len(lead) + 1)
-    return found.start() if found else None
+def of_function(lead: str, text: str) -> tuple[str, bool]:
+    """An answer that began with a function, up to the end of that; any other as it is."""
+    heads = list(_DEF.finditer(lead))
+    if not heads:
+        return text, False
+    # a line that begins no further in than the function; brackets that close a signature do as well
+    depth = len(heads[-1][1])
+    found = re.compile(rf"^(?=[ \t]{{0,{depth}}}[^\s)\]}}])", re.MULTILINE).search(text, len(lead) + 1)
+    return (f"{text[: found.start()]}```\n", True) if found else (text, False)
+
+
+def _up_to(lead: str, after: str, in_line: bool, text: str) -> tuple[str, bool]:
+    """An answer up to the line that comes next anyway; where that does not come, its first statement."""
+    lines = text[len(lead) :].splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if in_line:
+        return lead + "".join(lines[:1]), bool(whole)
+    next_line = next((line.strip() for line in after.splitlines() if line.strip()), None)
+    for number, line in enumerate(whole[1:], 1):
+        if line.strip() == next_line:
+            return lead + "".join(lines[:number]), True
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    for number in range(first + 1, len(lines)):
+        line = lines[number]
+        further = _depth(line) - _depth(lines[first])
+        if line.strip() and (further < 0 or (further == 0 and not line.lstrip().startswith(_CONTINUING))):
+            return lead + "".join(lines[:number]), len(whole) > MAX_LOOKED
+    return text, False
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -174,9 +174,9 @@ async def ask_once(
 
     A pretrained model, which knows no turns, gets the same as a document to go on with.
     """
-    question, lead = user(prompt), ""
+    question = user(prompt)
     if details.is_base:
-        question, lead = as_document(question, language)
+        question = as_document(question, language)
     request = GenerateRequest(
         model=details.name,
         messages=question.messages,
@@ -187,7 +187,7 @@ async def ask_once(
         think=False,
         truncate=False,
     )
-    return lead + "".join([delta.text async for delta in generator.generate(request)])
+    return question.lead + "".join([delta.text async for delta in generator.generate(request)])
 
 
 def _tokens(text: str) -> int:

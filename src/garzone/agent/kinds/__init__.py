@@ -70,13 +70,21 @@ class Style(Enum):
 # Greedy first: for most models their best single answer. Then wider, because equal answers are wasted; not far beyond
 # 0.7, where SmolLM2-135M repaired 4 of 12 after 18 of 24 below it.
 TEMPERATURES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# SmolLM2-135M writing from a description, 40 development tasks, right answers: 27 of 440 up to 0.4 and 23 of 699 above.
+SMALL_TEMPERATURES = (0.0, 0.0, 0.2, 0.3, 0.3, 0.4, 0.5, 0.6)
+
+
+Cut = Callable[[str], tuple[str, bool]]
+"""What counts of an answer so far, its lead included, and whether more of it would not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a model is asked: a conversation, or (fill in the middle) the text before and after a hole.
 
-    `grammar` is what the answer is held to. `wanted` ends a repair prompt; "" for what the kind says.
+    A `prompt` without `suffix` is a text to go on with, as it stands; `lead` is the part of it that belongs to the
+    answer, and `cut` shortens an answer that runs on. `grammar` is what the answer is held to. `wanted` ends a repair
+    prompt; "" for what the kind says.
     """
 
     messages: tuple[Message, ...] = ()
@@ -85,6 +93,8 @@ class Question:
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     wanted: str = ""
+    lead: str = ""
+    cut: Cut | None = None
 
     @property
     def text(self) -> str:

@@ -14,10 +14,11 @@ import textwrap
 from garzone.agent.changes import Draft
 from garzone.agent.context import Target
 from garzone.agent.definitions import definitions_used
+from garzone.agent.document import filling, going_on
 from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.examples import Examples
 from garzone.agent.holes import MARK, Hole, fill, find_holes, lead_in, trapped
-from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style, drafted
+from garzone.agent.kinds import SMALL_TEMPERATURES, Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
 from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.fix import read_code
@@ -89,7 +90,15 @@ class Complete(Job):
         """Fill in the middle first and mostly, where the model has it."""
         if self._fills:
             return (Style.BARE, Style.BARE, Style.FULL, Style.BARE)
+        (target, *_) = self.targets
+        if small and (is_python(target.path) or not _hole(target).is_body):
+            # they go on with a text better than they do what they are told
+            return (Style.BARE, Style.BRIEF, Style.BARE, Style.FULL)
         return (Style.BRIEF, Style.FULL) if small else (Style.FULL, Style.BRIEF)
+
+    def temperatures(self, small: bool) -> tuple[float, ...]:
+        """Small models lose the thread early."""
+        return SMALL_TEMPERATURES if small and not self._fills else super().temperatures(small)
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """The text around the hole, as tokens of its own or as a stub in words."""
@@ -100,6 +109,8 @@ class Complete(Job):
                 last = text[text.rfind("\n", 0, hole.start) + 1 : hole.start]
                 lead = "\n" + last[: len(last) - len(last.lstrip())]
             return Question(prompt=text[: hole.start] + lead, suffix=text[hole.end :])
+        if style is Style.BARE:
+            return _going_on(target.path, text, hole)
         shown = text[: hole.start] + "<fill>" + text[hole.end :]
         if hole.span is not None:
             shown = shown if not hole.is_body else text
@@ -180,6 +191,15 @@ class Complete(Job):
         if self.before is None:
             return f"No candidate of {num_candidates} could be put into the hole and agree with its examples"
         return super().failed_summary(num_candidates)
+
+
+def _going_on(path: str, text: str, hole: Hole) -> Question:
+    """The text before a hole, to go on with."""
+    language, before = language_of(path), text[: hole.start]
+    if not hole.is_body or hole.span is None:
+        return filling(before.rstrip(" \t") or before, text[hole.end :], language)
+    before = f"{before.rstrip()}\n"
+    return going_on(before, "".join(split_lines(before)[hole.span.def_line - 1 :]), language)
 
 
 def _lead_of(target: Target) -> set[str]:

@@ -20,7 +20,7 @@ from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.evidence import Evidence
 from garzone.agent.examples import Examples
 from garzone.agent.holes import find_holes
-from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
+from garzone.agent.kinds import SMALL_TEMPERATURES, Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
 from garzone.agent.kinds.before import run_check_before
 from garzone.agent.kinds.edits import ask_for_edits
@@ -39,8 +39,6 @@ TESTS_TOKENS = 500
 NAMES_GUESSED = 3  # in a new file of which nothing is known
 # As long as a short function. Not blanks: tokenizers put a hundred of those into one token.
 USUAL_FUNCTION = "    if value in items:\n        result[value] = items[value] + 1  # one more\n" * 8
-# SmolLM2-135M on 40 development tasks, right answers: 27 of 440 up to 0.4 and 23 of 699 above.
-SMALL_TEMPERATURES = (0.0, 0.0, 0.2, 0.3, 0.3, 0.4, 0.5, 0.6)
 # One question with its answer, so that a small model sees the form. SmolLM2-135M, 40 tasks at 0.3: 7 of 80 answers
 # right with it, 5 of 80 without; the two together solve more tasks than either.
 WORKED_INSTRUCTION = "Write a function to count the words of a text that are longer than a limit."
