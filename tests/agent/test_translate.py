@@ -234,6 +234,17 @@ def test_one_input_without_an_end_does_not_hide_the_others(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("forged", ["({ skipped: true })", "({ late: true })", "'words'", "null", "[1]", "undefined"])
+def test_a_translation_cannot_speak_for_the_driver(tmp_path: Path, forged: str) -> None:
+    code = f"Object.prototype.toJSON = () => {forged};\nfunction f(x) {{ return 0; }}"
+    results = driven(tmp_path, code)
+    assert all(set(each) <= {"throws", "result"} for each in results)
+    cases = [{"arguments": [1], "result": 1}, {"arguments": [2], "result": 2}]
+    wrong, unlike = differences(Function("f", tuple(cases)), results)
+    assert not results or (len(wrong) == 2 and not unlike)
+
+
 @pytest.mark.parametrize(
     ("examples", "arguments", "unlike"),
     [
