@@ -186,12 +186,12 @@ class Small(ScriptedGenerator):
 @pytest.mark.parametrize(
     ("source", "ends", "answer"),
     [
-        (STUB, 'loud.\n\n    >>> shout("a")\n    \'A!\'\n    """\n', '    return text.upper() + "!"\n\n\ndef next'),
+        (STUB, 'loud.\n\n    >>> shout("a")\n    \'A!\'\n    """', '\n    return text.upper() + "!"\n\n\ndef next'),
         (MARKED, '"""\n    loud =', ' text.upper()\n    return loud + "!"\n'),
         (
             STUB.replace("    raise NotImplementedError", '# <fill>\n    return loud + "!"'),
-            '"""\n',
-            '    loud = text.upper()\n    return loud + "!"\n',
+            '"""',
+            '\n    loud = text.upper()\n    return loud + "!"\n',
         ),
     ],
 )
@@ -203,7 +203,7 @@ async def test_a_small_model_goes_on_with_the_text_before_the_hole(
     report = await run_task(complete_task(repo, num_candidates=1, max_rounds=1), generator, box)
     (request,) = generator.requests
     assert request.raw and not request.messages and request.suffix is None
-    assert request.prompt is not None and request.prompt.startswith('"""Words."""') and request.prompt.endswith(ends)
+    assert request.prompt is not None and request.prompt.endswith(ends)
     assert report.verdict is Verdict.PROVED, report
     assert "next" not in report.patch
 

@@ -52,27 +52,25 @@ def test_what_is_written_on_behind_the_function_is_no_part_of_it(lead: str, writ
 @pytest.mark.parametrize(
     ("before", "after", "written", "kept", "over"),
     [
-        ("x = 1\n", "return y\n", "y = 2\nreturn y\n", "y = 2\n", True),  # up to what comes next
-        (
-            "x = 1\n",
-            "\n  return y\n",
-            "  if x:\n    y = 2\n  z = 3\n  return y\n",
-            "  if x:\n    y = 2\n  z = 3\n",
-            True,
-        ),
-        ("x = 1\n", "return y\n", "y = 2\nz = 3\nu", "y = 2\n", False),  # which may still come
-        ("x = 1\n", "return y\n", "y = 2\n" + "z = 3\n" * 13, "y = 2\n", True),  # and did not
-        ("x = 1\n", "return y\n", "if x:\n  y = 2\nelse:\n  y = 3\nz\n", "if x:\n  y = 2\nelse:\n  y = 3\n", False),
-        ("x = 1\n", "return y\n", "    y = 2\n  z = 3\n", "    y = 2\n", False),
+        ("x = 1\n", "return y\n", "\ny = 2\nreturn y\n", "y = 2\n", True),  # up to what comes next
+        ("x = 1\n", "\n  return y\n", "\n  if x:\n    y\n  z\n  return y\n", "  if x:\n    y\n  z\n", True),
+        ("x = 1\n", "return y\n", "\ny = 2\nz = 3\nu", "y = 2\n", False),  # which may still come
+        ("x = 1\n", "return y\n", "\ny = 2\n" + "z = 3\n" * 13, "y = 2\n", True),  # and did not
+        ("x = 1\n", "return y\n", "\nif x:\n  y\nelse:\n  y = 3\nz\n", "if x:\n  y\nelse:\n  y = 3\n", False),
+        ("x = 1\n", "return y\n", "\n    y = 2\n  z = 3\n", "    y = 2\n", False),
+        ("x = 1\n", "", "\ny = 2\n```\n", "y = 2\n", True),
         ("x =", "\nreturn y\n", " 2\n   return y\n", " 2\n", True),
-        ("x = 1\n", "", "y = 2", "y = 2", False),
+        ("x = 1\n", "", "\ny = 2", "y = 2", False),
+        ("x = 1\n", "", " # what ends the line before", "", False),
     ],
 )
 def test_a_hole_is_filled_up_to_what_comes_next_or_by_one_statement(
     before: str, after: str, written: str, kept: str, over: bool
 ) -> None:
     question = filling(before, after, "python")
-    assert question.cut is not None
+    assert question.cut is not None and question.prompt is not None
+    assert question.prompt.endswith(f"```python\n{before.rstrip()}")
+    assert f"```python\n{before}<fill>{after.rstrip()}\n```" in question.prompt
     assert question.cut(question.lead + written) == (question.lead + kept, over)
 
 

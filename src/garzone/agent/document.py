@@ -15,6 +15,7 @@ from garzone.core.chat import Role
 
 EXERCISE, SOLUTION = "## Exercise", "## Solution"
 _STOP = ("\n```", "\n## ")
+GAP = "<fill>"
 _CONTINUING = (")", "]", "}", "elif", "else", "except", "finally")  # at the depth of a statement, and still of it
 MAX_LOOKED = 12  # lines in which the one after a hole is waited for
 _DEF = re.compile(r"^([ \t]*)(?:async )?def \w", re.MULTILINE)
@@ -43,20 +44,26 @@ def as_document(question: Question, language: str, opening: str = "") -> Questio
 def going_on(before: str, head: str, language: str) -> Question:
     """The body of a function, as what follows the text before it.
 
+    What ends in a line break is left to begin with it: tokens of usual tokenisers hold a line break and the blanks
+    behind it, so that a model seldom saw a text that goes on behind the one without the other.
+
     Args:
         before: the text up to the body.
         head: the function's own part of it.
         language: of the code.
     """
-    lead = f"```{language}\n{head}"
-    return Question(prompt=before, lead=lead, cut=partial(of_function, lead))
+    opened = f"```{language}\n"
+    lead = opened + head.rstrip()
+    return Question(prompt=opened + before.rstrip(), lead=lead, cut=partial(of_function, lead))
 
 
 def filling(before: str, after: str, language: str) -> Question:
-    """A missing part, as what follows the text before it, up to where the text after it begins."""
-    lead = f"```{language}\n"
-    in_line = not before.endswith("\n") and bool(before)
-    return Question(prompt=before, lead=lead, cut=partial(_up_to, lead, after, in_line))
+    """A missing part: the code with its gap, then the same code up to the gap, to go on with."""
+    in_line = bool(before) and not before.rstrip(" \t").endswith("\n")
+    opened = f"```{language}\n"
+    text = f"A part of this code is missing, at {GAP}:\n\n{opened}{before}{GAP}{after.rstrip()}\n```\n\n"
+    prompt = f"{text}The whole code:\n\n{opened}{before.rstrip()}"
+    return Question(prompt=prompt, lead=opened, cut=partial(_up_to, opened, after, in_line))
 
 
 def of_function(lead: str, text: str) -> tuple[str, bool]:
@@ -72,13 +79,16 @@ def of_function(lead: str, text: str) -> tuple[str, bool]:
 
 def _up_to(lead: str, after: str, in_line: bool, text: str) -> tuple[str, bool]:
     """An answer up to the line that comes next anyway; where that does not come, its first statement."""
-    lines = text[len(lead) :].splitlines(keepends=True)
+    said = text[len(lead) :]
+    if not in_line:  # it begins with the end of the line before
+        said = said.partition("\n")[2]
+    lines = said.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if in_line:
         return lead + "".join(lines[:1]), bool(whole)
     next_line = next((line.strip() for line in after.splitlines() if line.strip()), None)
     for number, line in enumerate(whole[1:], 1):
-        if line.strip() == next_line:
+        if line.strip() == next_line or line.startswith("```"):
             return lead + "".join(lines[:number]), True
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     for number in range(first + 1, len(lines)):
@@ -86,7 +96,7 @@ def _up_to(lead: str, after: str, in_line: bool, text: str) -> tuple[str, bool]:
         further = _depth(line) - _depth(lines[first])
         if line.strip() and (further < 0 or (further == 0 and not line.lstrip().startswith(_CONTINUING))):
             return lead + "".join(lines[:number]), len(whole) > MAX_LOOKED
-    return text, False
+    return lead + said, False
 
 
 def _depth(line: str) -> int:

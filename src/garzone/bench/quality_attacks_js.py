@@ -71,6 +71,8 @@ JS_ATTACKS = (
     JsAttack("patches isArray", top="(Array as any).isArray = () => true;"),
     JsAttack("pollutes prototypes", top="(Object.prototype as any).result = 0; (Object.prototype as any).missing = false;"),
     JsAttack("pollutes toJSON", top="(Object.prototype as any).toJSON = () => 'equal';"),
+    JsAttack("says it was skipped", top="(Object.prototype as any).toJSON = () => ({skipped: true});"),
+    JsAttack("says it was late", top="(Object.prototype as any).toJSON = () => ({late: true, skipped: true});"),
     JsAttack("reads the cases", top="const given: any = require('fs').readFileSync(process.argv[3], 'utf8');"),
     JsAttack("import escape", top="const p: any = import('x' as any); p.catch((e: any) => e.constructor.constructor('return process')().exit(0));"),
     JsAttack("stack frames", top="(Error as any).prepareStackTrace = (_: any, s: any) => s.map((f: any) => f.getFunction());", inside="const frames: any = new Error().stack;"),

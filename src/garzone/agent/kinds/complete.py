@@ -195,11 +195,16 @@ class Complete(Job):
 
 def _going_on(path: str, text: str, hole: Hole) -> Question:
     """The text before a hole, to go on with."""
-    language, before = language_of(path), text[: hole.start]
-    if not hole.is_body or hole.span is None:
-        return filling(before.rstrip(" \t") or before, text[hole.end :], language)
-    before = f"{before.rstrip()}\n"
-    return going_on(before, "".join(split_lines(before)[hole.span.def_line - 1 :]), language)
+    language, before, after = language_of(path), text[: hole.start], text[hole.end :]
+    if hole.span is not None and hole.is_body:
+        return going_on(before, "".join(split_lines(before)[hole.span.def_line - 1 :]), language)
+    if hole.span is not None:  # the function says enough
+        first = hole.span.first_line - 1
+        after = "".join(split_lines(text)[before.count("\n") : hole.span.last_line])[
+            len(before.rpartition("\n")[2]) + hole.end - hole.start :
+        ]
+        before = "".join(split_lines(before)[first:])
+    return filling(before, after, language)
 
 
 def _lead_of(target: Target) -> set[str]:
