@@ -15,7 +15,6 @@ from garzone.core.chat import Role
 
 EXERCISE, SOLUTION = "## Exercise", "## Solution"
 _STOP = ("\n```", "\n## ")
-GAP = "<fill>"
 _CONTINUING = (")", "]", "}", "elif", "else", "except", "finally")  # at the depth of a statement, and still of it
 MAX_LOOKED = 12  # lines in which the one after a hole is waited for
 _DEF = re.compile(r"^([ \t]*)(?:async )?def \w", re.MULTILINE)
@@ -58,11 +57,15 @@ def going_on(before: str, head: str, language: str) -> Question:
 
 
 def filling(before: str, after: str, language: str) -> Question:
-    """A missing part: the code with its gap, then the same code up to the gap, to go on with."""
+    """A missing part: what comes after it, then what comes before it, to go on with.
+
+    Nothing marks the gap, for small models copy the mark.
+    """
     in_line = bool(before) and not before.rstrip(" \t").endswith("\n")
     opened = f"```{language}\n"
-    text = f"A part of this code is missing, at {GAP}:\n\n{opened}{before}{GAP}{after.rstrip()}\n```\n\n"
-    prompt = f"{text}The whole code:\n\n{opened}{before.rstrip()}"
+    ending = after.strip("\n").rstrip()
+    text = f"This is how the code ends:\n\n{opened}{ending}\n```\n\nThe whole code:\n\n" if ending else ""
+    prompt = f"{text}{opened}{before.rstrip()}"
     return Question(prompt=prompt, lead=opened, cut=partial(_up_to, opened, after, in_line))
 
 
