@@ -167,7 +167,7 @@ class Refactor(Job):
         edits: dict[str, FileEdit] = {}
         left_open: list[str] = []
         for owner, old, new in self._renames:
-            if old in was and not owner:
+            if old in was and owner not in was:  # of the module, which may be named as well
                 if old in now or new in was or new not in now:
                     continue
                 for other in rename_elsewhere(self.setting.code, edit.path, old, new, edits):
