@@ -67,11 +67,15 @@ def test_what_is_written_on_behind_the_function_is_no_part_of_it(lead: str, writ
 def test_a_hole_is_filled_up_to_what_comes_next_or_by_one_statement(
     before: str, after: str, written: str, kept: str, over: bool
 ) -> None:
-    question = filling(before, after, "python")
+    question = filling(before, after, "python", shown=True)
     assert question.cut is not None and question.prompt is not None
     assert question.prompt.endswith(f"```python\n{before.rstrip()}")
     assert f"```python\n{after.strip()}\n```" in question.prompt.replace("```python\n  ", "```python\n") or not after
-    assert question.cut(question.lead + written) == (question.lead + kept, over)
+    alone = filling(before, after, "python", shown=False)
+    assert alone.prompt == f"```python\n{before.rstrip()}"
+    for each in (question, alone):
+        assert each.cut is not None
+        assert each.cut(each.lead + written) == (each.lead + kept, over)
 
 
 async def test_a_pretrained_model_repairs_a_function_whose_first_lines_it_is_given(tmp_path: Path) -> None:

@@ -56,15 +56,15 @@ def going_on(before: str, head: str, language: str) -> Question:
     return Question(prompt=opened + before.rstrip(), lead=lead, cut=partial(of_function, lead))
 
 
-def filling(before: str, after: str, language: str) -> Question:
-    """A missing part: what comes after it, then what comes before it, to go on with.
+def filling(before: str, after: str, language: str, *, shown: bool) -> Question:
+    """A missing part: what comes after it (where that is shown), then what comes before it, to go on with.
 
     Nothing marks the gap, for small models copy the mark.
     """
     in_line = bool(before) and not before.rstrip(" \t").endswith("\n")
     opened = f"```{language}\n"
     ending = after.strip("\n").rstrip()
-    text = f"This is how the code ends:\n\n{opened}{ending}\n```\n\nThe whole code:\n\n" if ending else ""
+    text = f"This is how the code ends:\n\n{opened}{ending}\n```\n\nThe whole code:\n\n" if shown and ending else ""
     prompt = f"{text}{opened}{before.rstrip()}"
     return Question(prompt=prompt, lead=opened, cut=partial(_up_to, opened, after, in_line))
 

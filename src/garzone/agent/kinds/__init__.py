@@ -57,7 +57,9 @@ class Style(Enum):
     Larger models make use of tests and output. The smallest are distracted by them, and repair different bugs from each
     style: SmolLM2-135M 46 of 114 small bugs from the brief one and 25 from the full one; and, of six bugs in six
     samples each, 22 of 36 from the bare one, 16 from the full one. EDITS asks for search-and-replace blocks, and only
-    where the whole would not fit: up to 14B, whole answers are better formed (EVIDENCE: 97 % against 72 %).
+    where the whole would not fit: up to 14B, whole answers are better formed (EVIDENCE: 97 % against 72 %). AROUND, for
+    a hole, shows what comes after it before it is gone on with what comes before; BARE then shows that alone, and each
+    fills holes that the other does not.
     """
 
     FULL = "full"
@@ -65,6 +67,7 @@ class Style(Enum):
     BARE = "bare"
     EDITS = "edits"
     WORKED = "worked"
+    AROUND = "around"
 
 
 # Greedy first: for most models their best single answer. Then wider, because equal answers are wasted; not far beyond

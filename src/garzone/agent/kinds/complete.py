@@ -91,8 +91,9 @@ class Complete(Job):
         if self._fills:
             return (Style.BARE, Style.BARE, Style.FULL, Style.BARE)
         (target, *_) = self.targets
-        if small and (is_python(target.path) or not _hole(target).is_body):
-            # they go on with a text better than they do what they are told
+        if small and not _hole(target).is_body:
+            return (Style.AROUND, Style.BARE)  # they go on with a text better than they do what they are told
+        if small and is_python(target.path):
             return (Style.BARE, Style.BRIEF, Style.BARE, Style.FULL)
         return (Style.BRIEF, Style.FULL) if small else (Style.FULL, Style.BRIEF)
 
@@ -109,8 +110,8 @@ class Complete(Job):
                 last = text[text.rfind("\n", 0, hole.start) + 1 : hole.start]
                 lead = "\n" + last[: len(last) - len(last.lstrip())]
             return Question(prompt=text[: hole.start] + lead, suffix=text[hole.end :])
-        if style is Style.BARE:
-            return _going_on(target.path, text, hole)
+        if style in (Style.BARE, Style.AROUND):
+            return _going_on(target.path, text, hole, style)
         shown = text[: hole.start] + "<fill>" + text[hole.end :]
         if hole.span is not None:
             shown = shown if not hole.is_body else text
@@ -193,7 +194,7 @@ class Complete(Job):
         return super().failed_summary(num_candidates)
 
 
-def _going_on(path: str, text: str, hole: Hole) -> Question:
+def _going_on(path: str, text: str, hole: Hole, style: Style) -> Question:
     """The text before a hole, to go on with."""
     language, before, after = language_of(path), text[: hole.start], text[hole.end :]
     if hole.span is not None and hole.is_body:
@@ -204,7 +205,7 @@ def _going_on(path: str, text: str, hole: Hole) -> Question:
             len(before.rpartition("\n")[2]) + hole.end - hole.start :
         ]
         before = "".join(split_lines(before)[first:])
-    return filling(before, after, language)
+    return filling(before, after, language, shown=style is Style.AROUND)
 
 
 def _lead_of(target: Target) -> set[str]:
