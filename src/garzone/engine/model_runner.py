@@ -28,7 +28,8 @@ from garzone.engine.kv_cache import KVCache, to_bytes
 from garzone.engine.row import Row
 from garzone.engine.scores import HostScores, Scores
 from garzone.engine.weights import WeightDirectory
-from garzone.kernels.cpu.offers import can_record, new_caches, record
+from garzone.kernels.cpu.offers import OFFERS as C_OFFERS
+from garzone.kernels.cpu.offers import can_record, compile_ahead, new_caches, record
 from garzone.kernels.cpu.program import Program as CpuProgram
 from garzone.kernels.cpu.traffic import Traffic
 from garzone.kernels.gpu.offers import can_batch
@@ -125,6 +126,8 @@ class ModelRunner:
                 dense_bytes=_affordable_bytes() if dense_bytes is None else dense_bytes,
             )
             registry = registry or default_registry()
+            if registry.offers_for(planned.output, place.device.partition(":")[0])[0] in C_OFFERS:
+                compile_ahead(planned.ggml_types, kv_cache)
             decoder = Decoder(planned, registry, place)
         _warn_of_slow_kernels(registry, place.device)
         return cls(config, decoder, place, registry, num_slots)

@@ -45,6 +45,14 @@ class Plan:
     layers: tuple[_LayerPlan, ...]
     output: LinearSpec
 
+    @property
+    def ggml_types(self) -> frozenset[GGMLType]:
+        """Of all matrices."""
+        linears = [
+            linear for layer in self.layers for linear in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)
+        ]
+        return frozenset(matrix.ggml_type for spec in (self.embed, *linears, self.output) for matrix in spec.matrices)
+
 
 @dataclass(frozen=True)
 class _Layer:

@@ -347,7 +347,7 @@ def attention_library(kv_cache: KVCacheType) -> AttentionLibrary:
     return AttentionLibrary(kv_cache)
 
 
-def compile_ahead(types: Set[GGMLType], kv_cache: KVCacheType = KVCacheType.F16) -> None:
+def compile_ahead(types: Set[GGMLType], kv_cache: KVCacheType) -> None:
     """Compile at once, as many at a time as there are processors, what a model with those weight types will need.
 
     Raises:

@@ -6,9 +6,10 @@ Builds: weights are packed into memory of our own, and the struct that the C cod
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cache
 from typing import Final, cast
 
@@ -35,6 +36,7 @@ from garzone.kernels.cpu.program import Program, Recording, Values
 from garzone.kernels.cpu.traffic import MatrixSize
 from garzone.kernels.cpu.trampoline import launch
 from garzone.kernels.launch import variables
+from garzone.kernels.layouts import GGMLType
 from garzone.kernels.registry import (
     AttentionFunction,
     AttentionSpec,
@@ -414,6 +416,12 @@ OFFERS: Final = (
     Offer("C linear", Operation.LINEAR, _where_available(_build_linear), "CPU", MATRIX_TYPES, RANK),
     Offer("C attention", Operation.ATTENTION, _where_available(_build_attention), "CPU", rank=RANK),
 )
+
+
+def compile_ahead(types: Set[GGMLType], kv_cache: KVCacheType) -> None:
+    """Compile at once what a model will need, where anything can be compiled; what is not found later is said then."""
+    with contextlib.suppress(DeviceUnavailable):
+        library.compile_ahead(types, kv_cache)
 
 
 def can_record(chosen: Iterable[str]) -> bool:
