@@ -230,9 +230,9 @@ def attend(heads: Heads, rows: int, intrinsics: Intrinsics, *, share: Share | No
         place = place_of(heads, places.flatten(), row)
         cache = heads.cached(place._replace(position=zero), first_head // (heads.queries // heads.keys), zero)
         length = place.position + 1
-        nothing = (places.flatten()[row * 2 + 1].load() + 1) >> 31
+        nothing = (places.flatten()[row * 2 + 1].load() + 1) >> 31  # 0 for every position and for padding, which is -1
         pieces = (length + (share.piece - 1)) // share.piece
-        # The same for all waves of a workgroup, whose trips share barriers; none where there is nothing.
+        # The same for all waves of a workgroup, whose trips share barriers; one, all masked, where there is nothing.
         own_pieces = ((pieces + (splits - 1) - split) // splits).maximum(1)
         state = UOp.placeholder((together * (each + 2),), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
