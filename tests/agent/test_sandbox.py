@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from garzone.agent import bubblewrap
 from garzone.agent import sandbox as sandbox_module
 from garzone.agent.bubblewrap import BubblewrapSandbox
 from garzone.agent.sandbox import UnsandboxedRunner, open_sandbox
@@ -279,3 +285,33 @@ def test_another_platform_has_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sandbox_module.sys, "platform", "win32")
     with pytest.raises(SandboxUnavailable, match="WSL"):
         open_sandbox()
+
+
+def test_a_command_that_nobody_watches_any_more_ends_by_itself(
+    box: Sandbox, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unwatched(argv: Sequence[str], limits: SandboxLimits, **_: object) -> SandboxResult:
+        done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True, timeout=60)
+        return SandboxResult(done.returncode, "", 0.0)
+
+    monkeypatch.setattr(bubblewrap, "run_bounded", unwatched)
+    started = time.monotonic()
+    assert run(box, "sleep 50.25", place, limits=replace(LIMITS, wall_s=0.1)).exit_code == 137
+    assert time.monotonic() - started < 40
+    assert_gone("sleep 50.25")
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_a_pipe_that_nobody_reads_holds_nothing_up(tmp_path: Path, language: str) -> None:
+    probe = Path(str(files("garzone.agent") / "probe"))
+    os.mkfifo(tmp_path / "record")
+    environment = {**os.environ, "GARZONE_EVIDENCE": str(tmp_path / "record"), "PYTHONPATH": str(probe)}
+    command = [PYTHON, "-c", "import sitecustomize as s; s._record(event='x'); print('done')"]
+    if language == "node":
+        if shutil.which("node") is None:
+            pytest.skip("node is not installed")
+        (tmp_path / "code.js").write_text("process.version; console.log('done')")
+        environment["GARZONE_WATCH"] = str(tmp_path / "code.js")
+        command = ["node", "--require", str(probe / "garzone_watch.cjs"), str(tmp_path / "code.js")]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().splitlines()[-1] == "done"

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from garzone.agent.sandbox import (
+    DRAIN_S,
     FIRST_UID,
+    MAX_STRETCH,
     clean_environment,
     fresh_uid,
     hand_over,
@@ -136,6 +138,7 @@ class BubblewrapSandbox:
             *(part for name, value in environment.items() for part in ("--setenv", name, value)),
             "--",
             *self._as_user(uid),
+            *_ending_by_itself(limits),
             *limited(command, limits, inside / view.start_in),
         ]
         result = await run_bounded(arguments, limits, leaves_children=False)
@@ -168,6 +171,15 @@ class BubblewrapSandbox:
             return []
         setpriv = shutil.which("setpriv") or "setpriv"
         return [setpriv, "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--inh-caps=-all"]
+
+
+def _ending_by_itself(limits: SandboxLimits) -> list[str]:
+    """For the few milliseconds in which bubblewrap builds a sandbox and does not yet die with us.
+
+    Whoever is killed just then leaves a command behind that nobody watches: it ends when its time is over all the same.
+    """
+    timeout = shutil.which("timeout")
+    return [timeout, "--signal=KILL", f"{limits.wall_s * MAX_STRETCH + DRAIN_S:.1f}"] if timeout else []
 
 
 class _Mounts:

@@ -15,15 +15,18 @@ import sys
 
 _EVIDENCE = os.environ.get("GARZONE_EVIDENCE", "")
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_write, _open, _close = os.write, os.open, os.close
+_write, _open, _close, _set_blocking = os.write, os.open, os.close, os.set_blocking
 _dumps, _pid = json.dumps, os.getpid
 
 
 def _opened():
     try:
-        return _open(_EVIDENCE, os.O_WRONLY | os.O_APPEND)
+        # opening a pipe that nobody reads would wait for ever: whoever started the check was killed
+        descriptor = _open(_EVIDENCE, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
     except OSError:
         return None  # the check runs somewhere without it: then there is no evidence, and the reader knows what to do
+    _set_blocking(descriptor, True)  # what is written must not get lost where the pipe is full for a moment
+    return descriptor
 
 
 def _record(**fact):
