@@ -201,6 +201,15 @@ def test_a_sample_depends_on_its_seed_alone(suites: Path) -> None:
     assert load_tasks(suites, "humanevalfix_python", limit=2)[1].id == "fix/1"
 
 
+def test_what_was_looked_at_can_be_left_out_of_a_sample(suites: Path) -> None:
+    _write(suites, "humanevalfix_python", [_fix(number) for number in range(50)])
+    whole = load_tasks(suites, "humanevalfix_python", limit=9, seed=3)
+    assert load_tasks(suites, "humanevalfix_python", limit=9, seed=3, skip=4) == whole[4:]
+    assert load_tasks(suites, "humanevalfix_python", skip=49)[0].id == "fix/49"
+    with pytest.raises(UsageError, match="leaves none of the 9"):
+        load_tasks(suites, "humanevalfix_python", limit=9, seed=3, skip=9)
+
+
 def test_a_suite_that_would_leave_its_directory_is_refused(suites: Path) -> None:
     task, right = _fix(0)
     _write(suites, "humanevalfix_python", [({**task, "files": {"../x": ""}}, right)])

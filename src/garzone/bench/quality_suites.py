@@ -79,25 +79,41 @@ FIX_SUITES = ("humanevalfix_python", "quixbugs_python", JAVASCRIPT)
 SUITES = (*FIX_SUITES, "mbpp_sanitized", "humaneval", "humaneval_infill_single", "testgen_humaneval", "humaneval_ts")
 
 
-def load_tasks(directory: Path, suite: str, *, limit: int | None = None, seed: int | None = None) -> list[BenchTask]:
-    """The tasks of a suite, in the file's order; with a limit, a sample that the seed decides.
+def load_tasks(
+    directory: Path, suite: str, *, limit: int | None = None, seed: int | None = None, skip: int = 0
+) -> list[BenchTask]:
+    """The tasks of a suite, in the file's order; with a limit, a sample that the seed decides (see `sample`).
 
     Raises:
-        UsageError: no such suite here, or its file is not what it should be.
+        UsageError: no such suite here, its file is not what it should be, or nothing of it is left.
     """
     if suite not in SUITES:
         raise UsageError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
-    return sample([_task(suite, fields) for fields in _records(directory / f"{suite}.jsonl")], limit, seed)
+    tasks = [_task(suite, fields) for fields in _records(directory / f"{suite}.jsonl")]
+    return sample(tasks, limit=limit, seed=seed, skip=skip)
 
 
-def sample(tasks: list[BenchTask], limit: int | None, seed: int | None) -> list[BenchTask]:
-    """Some of the tasks, in their order."""
-    if limit is None or limit >= len(tasks):
-        return tasks
-    if seed is None:
-        return tasks[:limit]
-    chosen = set(random.Random(seed).sample(range(len(tasks)), limit))  # noqa: S311 - a sample, not a secret
-    return [task for number, task in enumerate(tasks) if number in chosen]
+def sample(tasks: list[BenchTask], *, limit: int | None, seed: int | None, skip: int = 0) -> list[BenchTask]:
+    """Some of the tasks, in their order.
+
+    Args:
+        tasks: all of a suite.
+        limit: how many; the first ones, or those that the seed decides.
+        seed: decides.
+        skip: how many of these are left out again, from the first on: those that were looked at while something was
+            chosen by what came out.
+
+    Raises:
+        UsageError: nothing is left.
+    """
+    chosen = tasks
+    if limit is not None and limit < len(tasks):
+        numbers = range(len(tasks))
+        drawn = numbers[:limit] if seed is None else random.Random(seed).sample(numbers, limit)  # noqa: S311 - no secret
+        chosen = [tasks[number] for number in sorted(drawn)]
+    if skip >= len(chosen):
+        raise UsageError(f"--skip {skip} leaves none of the {len(chosen)} tasks")
+    return chosen[skip:]
 
 
 def load_references(directory: Path, suite: str) -> dict[str, Reference]:

@@ -184,6 +184,7 @@ def scheduling(  # noqa: PLR0917 - click passes them by name
 @click.option("--saboteur", "mode", flag_value="saboteur", help="Hostile answers instead of a model's.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many tasks: the first ones, or with --seed a sample.")
 @click.option("--seed", type=int, help="Decides the sample.")
+@click.option("--skip", default=0, type=click.IntRange(0), help="Leave out the first so many of these tasks.")
 @click.option("--candidates", default=8, show_default=True, type=click.IntRange(1, 64), help="Attempts a round.")
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1, 16), help="Later ones repair failures.")
 @click.option("--hostile", default=8, show_default=True, type=click.IntRange(1), help="Hostile answers a task.")

@@ -71,12 +71,12 @@ def measure(given: dict[str, Any]) -> None:
 
 def _suite(given: dict[str, Any], chosen: Settings) -> tuple[list[BenchTask], dict[str, Reference]]:
     """The tasks that were asked for, and their right answers where something needs them."""
-    data, limit, seed = given["data"], given["limit"], given["seed"]
+    data, chosen_by = given["data"], {name: given[name] for name in ("limit", "seed", "skip")}
     if chosen.suite == JAVASCRIPT:
         typed = load_tasks(data, "humaneval_ts")
         tasks, references = javascript_suite(typed, load_references(data, "humaneval_ts"), given["node_path"])
-        return sample(tasks, limit, seed), references
-    tasks = load_tasks(data, chosen.suite, limit=limit, seed=seed)
+        return sample(tasks, **chosen_by), references
+    tasks = load_tasks(data, chosen.suite, **chosen_by)
     needs_references = chosen.mode in ("oracle", "saboteur") or chosen.suite == "testgen_humaneval"
     return tasks, load_references(data, chosen.suite) if needs_references else {}
 
