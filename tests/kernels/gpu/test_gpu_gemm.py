@@ -11,7 +11,7 @@ from garzone.kernels.gpu.matvec import QUANTS
 from garzone.kernels.gpu.quants import block_elements, units
 from garzone.kernels.layouts import BLOCK, GGMLType
 from tests.kernels.gpu.gfx1100 import listing
-from tests.kernels.gpu.oracle import dequantise, in_device_order, intrinsics, random_weights, run
+from tests.kernels.gpu.oracle import MATRIX_PRODUCTS, dequantise, in_device_order, intrinsics, random_weights, run
 
 NUMPY = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -53,12 +53,14 @@ OFTEN = {GGMLType.Q4_K, GGMLType.Q5_0, GGMLType.F16}
 TYPES = [pytest.param(t, id=t.name, marks=() if t in OFTEN else pytest.mark.slow) for t in QUANTS]
 
 
+@MATRIX_PRODUCTS
 @pytest.mark.parametrize("ggml_type", TYPES)
 def test_a_prefill_product_equals_the_reference_for_every_quant(ggml_type):
     # Neither a multiple of a tile's outputs nor of its tokens.
     assert error(ggml_type, (18, max(64, BLOCK[ggml_type].elements), 5), Destination(18)) < 1
 
 
+@MATRIX_PRODUCTS
 @pytest.mark.slow
 def test_prefill_results_go_into_a_part_of_a_wider_row_with_bias_and_residual_added():
     assert error(GGMLType.Q8_0, (34, 64, 70), Destination(40, 3, (False, True))) < 1
