@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from garzone.agent.harness import shown
 from garzone.agent.holes import fill, find_holes, trapped
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
@@ -114,6 +115,46 @@ async def test_without_a_check_examples_choose_and_nothing_is_proved(tmp_path: P
     assert "no check" in report.summary
 
 
+async def test_what_a_docstring_says_in_prose_chooses_but_refuses_nothing(tmp_path: Path, box: Sandbox) -> None:
+    code = 'def label(n):\n    """Says n.\n\n    label(12) -> "a12", label(0) -> "none"\n    """\n    ...\n'
+    plain, right = "return f'a{n}'", "return f'a{n}' if n else 'none'"
+    answers = [block(f"def label(n):\n    {body}\n") for body in (plain, right, "return ''")]
+    report = await completed(tmp_path, box, {"label.py": code}, *answers, check=None, num_candidates=3, max_rounds=1)
+    assert report.verdict is Verdict.UNPROVED, report
+    assert right in git(tmp_path / "r", "show", f"{report.branch}:label.py")
+    assert "2 examples agree" in report.summary
+    alone = await completed(tmp_path / "alone", box, {"label.py": code}, answers[0], check=None, num_candidates=1)
+    assert alone.verdict is Verdict.UNPROVED, alone
+    assert "1 of 2 statements of the docstring do not hold" in alone.summary
+
+
+async def test_of_what_agrees_with_the_examples_the_commonest_behaviour_is_taken(tmp_path: Path, box: Sandbox) -> None:
+    bodies = ["return text.title() + '!'", "return f'{text.upper()}!'", "return text.upper() + '!'"]
+    answers = [block(f"def shout(text):\n    {body}\n") for body in bodies]
+    report = await completed(
+        tmp_path, box, {"words.py": STUB}, *answers, check=None, num_candidates=3, max_rounds=1, parallel=1
+    )
+    assert bodies[1] in git(tmp_path / "r", "show", f"{report.branch}:words.py")
+    assert any("3 candidates are as good; 2 of them do the same" in note for note in report.notes), report.notes
+
+
+@pytest.mark.parametrize(
+    ("line", "claims"),
+    [
+        ("f([1, 2]) == 3", [([[1, 2]], 3)]),
+        ('f("a)b") => "x"  # two', [(["a)b"], "x")]),
+        ("`f(3)` returns 4.", [([3], 4)]),
+        ("f(3) should return true", [([3], True)]),
+        ("so f(1, 2) \N{RIGHTWARDS ARROW} [1], since it is", [([1, 2], [1])]),
+        ("f(1)  # => 3", [([1], 3)]),
+        ("f(3) is the best, f(x) == 3, off(2) == 3", []),
+        (">>> f(1) == 2", []),  # an example, which doctest runs
+    ],
+)
+def test_prose_says_what_literal_calls_come_to(line: str, claims: list[object]) -> None:
+    assert list(shown.claims_of(f"Does it.\n\n    {line}\n", "f")) == claims
+
+
 @pytest.mark.parametrize("answer", ["    loud = text.upper()\n", "loud = text.upper()\n"])
 def test_the_depth_of_a_whole_missing_line_is_the_answers_or_its_neighbours(answer: str) -> None:
     text = MARKED.replace("    loud = # <fill>\n", "<fill>\n")
@@ -206,6 +247,19 @@ async def test_a_small_model_goes_on_with_the_text_before_the_hole(
     assert request.prompt is not None and request.prompt.endswith(ends)
     assert report.verdict is Verdict.PROVED, report
     assert "next" not in report.patch
+
+
+async def test_a_small_model_is_asked_for_a_body_in_three_ways_greedily_first(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"words.py": STUB})
+    generator = Small(["\n    return text\n\n\ndef"])
+    await run_task(complete_task(repo, None, num_candidates=4, max_rounds=1, parallel=1), generator, box)
+    bare, told, worked, again = generator.requests
+    assert told.messages and "def shout" in told.messages[0].text
+    assert bare.prompt is not None and worked.prompt is not None
+    opened, rest = worked.prompt.split("def count_words(")
+    assert bare.prompt == opened + rest.partition("    return count\n\n\n")[2]
+    assert [each.sampling.temperature for each in (bare, told, worked)] == [0.0, 0.0, 0.0]
+    assert again.prompt == bare.prompt and 0.0 < again.sampling.temperature <= 0.5
 
 
 async def test_a_repository_without_a_hole_is_refused(tmp_path: Path, box: Sandbox) -> None:

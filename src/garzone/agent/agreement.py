@@ -32,8 +32,9 @@ async def most_agreed(
     stage: Stage,
     path: str,
     programs: Sequence[str],
-    inputs: Sequence[tuple[str, str]],
+    inputs: Sequence[tuple[str, str]] = (),
     *,
+    names: Sequence[str] = (),
     times: Sequence[int] = (),
 ) -> Agreement | None:
     """The first of the largest group of programs that do the same; those that ignore their input come last.
@@ -43,6 +44,7 @@ async def most_agreed(
         path: the Python file each program is a text of, from the top level.
         programs: the texts.
         inputs: names of functions and literal arguments, which are varied.
+        names: where there are no such inputs, functions whose docstrings and annotations say what they take.
         times: how often each was written; once, where nothing is said.
 
     Returns:
@@ -50,8 +52,9 @@ async def most_agreed(
     """
     prefix = stage.repository.prefix
     shown = path.removeprefix(f"{prefix}/") if prefix else path
-    spec = json.dumps({"path": shown, "programs": list(programs), "inputs": [list(each) for each in inputs]})
-    files = {name: script(name) for name in ("agree.py", "make_cases.py")} | {"spec.json": spec.encode()}
+    given = {"inputs": [list(each) for each in inputs], "names": list(names)}
+    spec = json.dumps({"path": shown, "programs": list(programs), **given})
+    files = {name: script(name) for name in ("agree.py", "make_cases.py", "shown.py")} | {"spec.json": spec.encode()}
     command = f'{python_of(stage)} "$GARZONE_HARNESS/agree.py" "$GARZONE_HARNESS/spec.json"'
     run = await stage.run(command, {}, wall_s=AGREEMENT_S, harness=files, probed=False)
     outcomes = cast("list[list[str] | None]", facts_of(run).get("outcomes") or [])

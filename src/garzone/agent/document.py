@@ -40,7 +40,7 @@ def as_document(question: Question, language: str, opening: str = "") -> Questio
     )
 
 
-def going_on(before: str, head: str, language: str) -> Question:
+def going_on(before: str, head: str, language: str, *, worked: str = "") -> Question:
     """The body of a function, as what follows the text before it.
 
     What ends in a line break is left to begin with it: tokens of usual tokenisers hold a line break and the blanks
@@ -50,10 +50,11 @@ def going_on(before: str, head: str, language: str) -> Question:
         before: the text up to the body.
         head: the function's own part of it.
         language: of the code.
+        worked: another function, written to its end, to stand before all of it.
     """
     opened = f"```{language}\n"
     lead = opened + head.rstrip()
-    return Question(prompt=opened + before.rstrip(), lead=lead, cut=partial(of_function, lead))
+    return Question(prompt=opened + worked + before.rstrip(), lead=lead, cut=partial(of_function, lead))
 
 
 def filling(before: str, after: str, language: str, *, shown: bool) -> Question:

@@ -21,7 +21,11 @@ EXAMPLES_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How examples ended. `functions` maps a qualified name to how many ran and how many of them failed."""
+    """How examples ended. `functions` maps a qualified name to how many ran and how many of them failed.
+
+    `claims` are how many statements of prose (`f([1]) -> 2`) were tried and how many do not hold, `claims_output` is
+    what came instead.
+    """
 
     run: Run
     attempted: int = 0
@@ -29,6 +33,8 @@ class Outcome:
     functions: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     output: str = ""
     finished: bool = False
+    claims: tuple[int, int] = (0, 0)
+    claims_output: str = ""
 
 
 def python_of(stage: Stage) -> str:
@@ -61,7 +67,7 @@ class Examples:
         shown = path.removeprefix(f"{prefix}/") if prefix else path
         words = " ".join(shlex.quote(word) for word in (shown, *names))
         command = f'{python_of(self._stage)} "$GARZONE_HARNESS/run_examples.py" {words}'
-        files = {"run_examples.py": script("run_examples.py")}
+        files = {name: script(name) for name in ("run_examples.py", "shown.py")}
         run = await self._stage.run(
             command,
             draft.contents,
@@ -72,6 +78,7 @@ class Examples:
         )
         facts = facts_of(run)
         counted = cast("dict[str, list[int]]", facts.get("functions") or {})
+        claims = cast("list[int]", facts.get("claims") or [0, 0])
         functions = {name: (int(pair[0]), int(pair[1])) for name, pair in counted.items()}
         return Outcome(
             run,
@@ -80,6 +87,8 @@ class Examples:
             functions,
             _complaints(str(facts.get("output") or "")),
             bool(facts.get("finished")) and run.passed,
+            (int(claims[0]), int(claims[1])),
+            str(facts.get("claims_output") or "").strip(),
         )
 
     async def tried(self, draft: Draft, span: Span | None) -> Trial:
@@ -97,8 +106,12 @@ class Examples:
         doubts += trace_doubts(outcome.run)
         if outcome.failed:
             return Trial(False, output=outcome.output, num_failing=outcome.failed)
-        told = f" ({outcome.attempted} examples agree)" if outcome.attempted else ""
-        return Trial(True, tuple(doubts), told=told, facts={"examples": outcome.attempted})
+        num_claims, num_broken = outcome.claims
+        if num_broken:  # prose may be meant otherwise, so this refuses nothing
+            doubts.append(f"{num_broken} of {num_claims} statements of the docstring do not hold")
+        num_held = outcome.attempted + num_claims - num_broken
+        told = f" ({num_held} examples agree)" if num_held else ""
+        return Trial(True, tuple(doubts), outcome.claims_output, num_broken, told=told, facts={"examples": num_held})
 
 
 def _changed(edit: FileEdit) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Runs several programs on the same inputs, each in a process of its own: agree.py SPEC.
 
-SPEC is a JSON file: {"path": file the programs are texts of, "programs": [text, ...], "inputs": [[name, tuple], ...]}.
+SPEC is a JSON file: {"path": file the programs are texts of, "programs": [text, ...], "inputs": [[name, tuple], ...],
+"names": [function whose docstring and annotations say what inputs it takes, ...]}.
 To $GARZONE_OUT: {"outcomes": [[text, ...] or null for a program that could not be loaded or did not end, ...]}.
 """
 # pyright: basic
@@ -15,9 +16,11 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from make_cases import varied
+from make_cases import is_unlike, rules_of, value_of, varied
+from shown import examples_of
 
 MAX_INPUTS, VARIATIONS, CALL_S, PROGRAM_S = 32, 200, 0.3, 4.0
+MAX_MADE, TRIES = 10, 60  # inputs from annotations alone
 
 
 class Late(Exception):
@@ -41,8 +44,30 @@ def shown(value):
     return repr(value)
 
 
+def inputs_for(text, names):
+    """What docstrings show of functions, and what annotations allow that breaks no rule of what is shown."""
+    rng = random.Random(11)
+    found = []
+    for node in ast.parse(text).body:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name not in names:
+            continue
+        shown_here = list(examples_of(ast.get_docstring(node), node.name))
+        rules, made = rules_of(shown_here), []
+        for _ in range(TRIES):
+            try:
+                arguments = [value_of(each.annotation, rng) for each in [*node.args.posonlyargs, *node.args.args]]
+            except (ValueError, SyntaxError, AttributeError):
+                break
+            if arguments and len(made) < MAX_MADE and not is_unlike(rules, arguments):
+                made.append(arguments)
+        found += [(node.name, tuple(arguments)) for arguments in shown_here + made if arguments]
+    return found
+
+
 def inputs_of(given):
     """The given inputs and others near them, the same every time."""
+    if not given:
+        return []
     rng = random.Random(7)
     found = {(name, repr(arguments)): (name, arguments) for name, arguments in given}
     for _ in range(VARIATIONS):
@@ -119,7 +144,8 @@ def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         spec = json.load(file)
     sys.path.insert(0, os.getcwd())
-    inputs = inputs_of([(name, ast.literal_eval(text)) for name, text in spec["inputs"]])
+    given = [(name, ast.literal_eval(text)) for name, text in spec["inputs"]]
+    inputs = inputs_of(given or inputs_for(spec["programs"][0], spec["names"]))
     outcomes = [apart(text, spec["path"], inputs) for text in spec["programs"]]
     with open(os.environ["GARZONE_OUT"], "w") as out:
         json.dump({"outcomes": outcomes}, out)

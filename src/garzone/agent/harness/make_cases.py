@@ -11,7 +11,6 @@ are left out.
 
 import ast
 import copy
-import doctest
 import importlib
 import json
 import math
@@ -19,6 +18,9 @@ import os
 import random
 import signal
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from shown import examples_of
 
 MAX_CASES, MAX_SAFE, MAX_CHARS = 60, 2**53 - 1, 4000
 INTS = [0, 1, 2, 3, 5, 7, 10, 12, 25, 100, -1, -3, -10]
@@ -85,35 +87,6 @@ def value_of(node, rng, depth=0):
         if outer == "Union":
             return value_of(rng.choice(inner), rng, depth)
     raise ValueError
-
-
-def examples_of(docstring, name):
-    """Arguments of literal calls in examples and in prose like `name([1, 2]) == 3`."""
-    sources = []
-    try:
-        sources += [e.source for e in doctest.DocTestParser().get_examples(docstring or "")]
-    except ValueError:
-        pass
-    sources += [line.strip().split("#")[0] for line in (docstring or "").splitlines() if name + "(" in line]
-    for line in sources:
-        source = line.strip().removeprefix(">>>").strip()
-        for text in (source, source.split("==")[0].split("=>")[0].split("->")[0].split("➞")[0]):
-            try:
-                tree = ast.parse(text.strip())
-            except (SyntaxError, ValueError):
-                continue
-            for node in ast.walk(tree):
-                if (
-                    isinstance(node, ast.Call)
-                    and isinstance(node.func, ast.Name)
-                    and node.func.id == name
-                    and not node.keywords
-                ):
-                    try:
-                        yield [ast.literal_eval(argument) for argument in node.args]
-                    except (ValueError, TypeError):
-                        continue
-            break
 
 
 def varied(value, rng):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from collections.abc import Sequence
 
+from garzone.agent.agreement import most_agreed
 from garzone.agent.changes import Draft
 from garzone.agent.context import Target
 from garzone.agent.definitions import definitions_used
@@ -29,6 +31,23 @@ from garzone.agent.syntax import definitions, is_source
 from garzone.agent.target import functions, is_python, is_test, node_at, parse, split_lines
 from garzone.core.errors import UsageError
 
+# For a small model that writes a body. SmolLM2-135M going on with 36 easy stubs of our own, right answers: 74 of 324 up
+# to 0.5, and 16 of 144 at 0.6 and 0.8. Told in words: 64 of 324 and 21 of 128.
+GOING_ON_TEMPERATURES = (0.0, 0.0, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5)
+WORKED_FUNCTION = '''def count_words(text: str, limit: int) -> int:
+    """Count the words of a text that are longer than a limit.
+
+    >>> count_words("a bird in the sky", 3)
+    1
+    """
+    count = 0
+    for word in text.split():
+        if len(word) > limit:
+            count += 1
+    return count
+
+
+'''
 UNREACHED = "the check passes with a trap in the hole, so it does not reach it"
 
 
@@ -94,12 +113,15 @@ class Complete(Job):
         if small and not _hole(target).is_body:
             return (Style.AROUND, Style.BARE)  # they go on with a text better than they do what they are told
         if small and is_python(target.path):
-            return (Style.BARE, Style.BRIEF, Style.BARE, Style.FULL)
+            # each writes what the others do not: of 60 own stubs 19 in 16 answers, 18 with the full question instead
+            return (Style.BARE, Style.BRIEF, Style.WORKED)
         return (Style.BRIEF, Style.FULL) if small else (Style.FULL, Style.BRIEF)
 
     def temperatures(self, small: bool) -> tuple[float, ...]:
         """Small models lose the thread early."""
-        return SMALL_TEMPERATURES if small and not self._fills else super().temperatures(small)
+        if not small or self._fills:
+            return super().temperatures(small)
+        return GOING_ON_TEMPERATURES if _hole(self.targets[0]).is_body else SMALL_TEMPERATURES
 
     def ask(self, target: Target, material: Material, style: Style) -> Question:
         """The text around the hole, as tokens of its own or as a stub in words."""
@@ -110,7 +132,7 @@ class Complete(Job):
                 last = text[text.rfind("\n", 0, hole.start) + 1 : hole.start]
                 lead = "\n" + last[: len(last) - len(last.lstrip())]
             return Question(prompt=text[: hole.start] + lead, suffix=text[hole.end :])
-        if style in (Style.BARE, Style.AROUND):
+        if style in (Style.BARE, Style.AROUND, Style.WORKED):
             return _going_on(target.path, text, hole, style)
         shown = text[: hole.start] + "<fill>" + text[hole.end :]
         if hole.span is not None:
@@ -180,6 +202,18 @@ class Complete(Job):
         trial = await self._examples.tried(draft, target.span)
         return trial.doubted("no check was given or found")
 
+    async def prefer(self, drafts: Sequence[Draft], times: Sequence[int]) -> tuple[int, str]:
+        """The one that does what most of the others do, on inputs like those that the docstring shows."""
+        (target, *_) = self.targets
+        if not is_python(target.path) or target.span is None or "." in target.span.qualname:
+            return 0, ""
+        programs, name = [draft.edits[0].after for draft in drafts], target.span.qualname
+        found = await most_agreed(self.setting.stage, target.path, programs, names=(name,), times=times)
+        if found is None:
+            return 0, ""
+        told = f"{len(drafts)} candidates are as good; {found.num_alike} of them do the same"
+        return found.number, f"{told} on {found.num_inputs} inputs, and one of those was taken"
+
     def summary(self, target: Target, draft: Draft, trial: Trial, branch: str) -> str:
         """What was filled in, and what the check says."""
         place = f"Filled the hole in {target.label}; nothing else changed"
@@ -198,7 +232,8 @@ def _going_on(path: str, text: str, hole: Hole, style: Style) -> Question:
     """The text before a hole, to go on with."""
     language, before, after = language_of(path), text[: hole.start], text[hole.end :]
     if hole.span is not None and hole.is_body:
-        return going_on(before, "".join(split_lines(before)[hole.span.def_line - 1 :]), language)
+        head = "".join(split_lines(before)[hole.span.def_line - 1 :])
+        return going_on(before, head, language, worked=WORKED_FUNCTION if style is Style.WORKED else "")
     if hole.span is not None:  # the function says enough
         first = hole.span.first_line - 1
         after = "".join(split_lines(text)[before.count("\n") : hole.span.last_line])[

@@ -150,7 +150,8 @@ async def _recorded(setting: Setting, path: str, names: Sequence[str]) -> dict[s
     shown = local(stage, path)
     words = " ".join(shlex.quote(word) for word in (shown, *names))
     command = f'{python_of(stage)} "$GARZONE_HARNESS/make_cases.py" {words}'
-    run = await stage.run(command, {}, wall_s=CASES_S, harness={"make_cases.py": script("make_cases.py")}, probed=False)
+    files = {name: script(name) for name in ("make_cases.py", "shown.py")}
+    run = await stage.run(command, {}, wall_s=CASES_S, harness=files, probed=False)
     setting.tell(CheckFinished("before", f"record {shown}", run.result.exit_code, run.result.duration_ms))
     found = cast("dict[str, list[Case]]", facts_of(run).get("cases") or {})
     if not run.passed:
