@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_without_a_compiler_the_cpu_still_computes_the_same(tmp_path: Path) -> N
     assert "installing clang helps" in bare.stderr
     for one, other in zip(bare.stdout.split(), compiled.stdout.split(), strict=True):
         assert abs(float(one) - float(other)) < 2e-2  # C kernels round activations to eight bits
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang, which CC hides here")
+def test_a_CC_that_names_another_compiler_does_not_keep_tinygrad_from_clang(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf", num_layers=1)
+    found = [run_tiny_model(path, "CPU", environment(tmp_path, CC=cc)).stdout for cc in ("/bin/false", "clang")]
+    assert found[0] == found[1] != ""
 
 
 def test_kernels_are_kept_where_the_caller_says(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -74,9 +75,11 @@ def _open(asked: str) -> str:
     try:
         if target.device == "CPU" and not shutil.which("clang"):
             _log.warning(
-                "no C compiler was found: computing with tinygrad's own x86 code, slowly; installing clang helps"
+                "clang was not found: what garzone has no C code for is computed slowly; installing clang helps"
             )
             _open_cpu_without_clang()
+        elif target.device == "CPU":
+            _compile_with_clang()
         if target.device == "AMD":
             _choose_our_compiler(target.device)
         _try(target.device)
@@ -97,6 +100,19 @@ def _choose_our_compiler(device: str) -> None:
     from garzone.kernels.amd.renderer import install  # noqa: PLC0415
 
     install(device)
+
+
+def _compile_with_clang() -> None:
+    """Let tinygrad call clang whatever the user's CC names: its options are clang's, and gcc refuses them."""
+    from tinygrad.helpers import getenv  # noqa: PLC0415
+
+    users = os.environ.get("CC")
+    os.environ["CC"] = "clang"
+    getenv("CC", "clang")  # remembered from here on
+    if users is None:
+        del os.environ["CC"]
+    else:
+        os.environ["CC"] = users
 
 
 def _open_cpu_without_clang() -> None:

@@ -82,6 +82,19 @@ class Captured(Generic[Result]):
         with Context(PARALLEL=0):
             return self._jit(*variables)
 
+    def ignored_arguments(self) -> dict[str, int]:
+        """How many of the arguments it is handed each program ignores, for those that ignore any.
+
+        On cards a launch of them is refused (CUDA) or reads the wrong ones (AMD).
+        """
+        assert self._jit.captured is not None, "not captured yet"
+        found: dict[str, int] = {}
+        for call in self._jit.captured.linear.src:
+            for program, given in _launches(call):
+                if (ignored := given - len(program.arg.globals) - len(program.arg.vars)) > 0:
+                    found[program.arg.name] = ignored
+        return found
+
     @property
     def programs(self) -> list[UOp]:
         """The compiled kernels that a call launches, in order."""
@@ -94,6 +107,13 @@ def _programs(what: UOp) -> list[UOp]:
     if what.op is Ops.PROGRAM:
         return [what]
     return [program for call in what.src[0].src for program in _programs(call.src[0])]
+
+
+def _launches(call: UOp) -> list[tuple[UOp, int]]:
+    """Programs below a call with the number of arguments they are handed."""
+    if call.src[0].op is Ops.PROGRAM:
+        return [(call.src[0], len(call.src) - 1)]
+    return [launch for one in call.src[0].src[0].src for launch in _launches(one)] if call.src[0].src else []
 
 
 def sum_over(value: UOp, *ranges: UOp) -> UOp:

@@ -17,12 +17,14 @@ from tinygrad.device import Device
 from tinygrad.tensor import Tensor
 from tinygrad.uop.ops import UOp
 
+from garzone.engine.device import open_device
 from garzone.kernels.amd.renderer import install
 from garzone.kernels.gpu.arranged_quants import ARRANGED, arranged
 from garzone.kernels.gpu.intrinsics import Intrinsics, intrinsics_for
 from garzone.kernels.layouts import BLOCK, GGMLType
 
 DEVICE = os.environ.get("GARZONE_TEST_DEVICE", "PYTHON")
+open_device("CPU")  # whatever compiler there is: what is computed on is made and looked at there
 if DEVICE == "AMD":
     install("AMD")
 

@@ -7,7 +7,7 @@ import pytest
 from tinygrad.dtype import dtypes
 from tinygrad.tensor import Tensor
 
-from garzone.kernels.gpu.attention import Heads, Share, attend, gather_parts, part_floats, rotate_and_store
+from garzone.kernels.gpu.attention import Heads, Share, attend, gather_parts, gathers_all, part_floats, rotate_and_store
 from garzone.kernels.gpu.intrinsics import AMD
 from tests.kernels.gpu.gfx1100 import assembly, listing
 from tests.kernels.gpu.oracle import DEVICE, intrinsics, run
@@ -54,7 +54,8 @@ def attended(heads: Heads, places: list[tuple[int, int]], share: Share | None = 
         where,
     )
     gather = gather_parts(heads, rows, intrinsics(), splits=splits)
-    out = run(gather, np.zeros((rows, heads.queries, heads.size), np.float32), parts, where)
+    which = () if gathers_all(heads, rows, splits) else (where,)
+    out = run(gather, np.zeros((rows, heads.queries, heads.size), np.float32), parts, *which)
 
     exact = qkv.astype(np.float64)
     turned = rotated(heads, exact, angles[where[:, 1]])
@@ -111,7 +112,8 @@ def test_attention_compiles_for_gfx1100_without_spills(queries, keys, size, rows
     rotate = listing(rotate_and_store(heads, rows), q, cache, cache, qkv, where, (dtypes.float, 4096 * size))
     assert rotate.spills == 0
     out, parts = (dtypes.float, rows * queries * size), (dtypes.float, part_floats(heads, rows))
-    gather = listing(gather_parts(heads, rows, AMD), out, parts, where)
+    which = () if gathers_all(heads, rows) else (where,)
+    gather = listing(gather_parts(heads, rows, AMD), out, parts, *which)
     assert gather.spills == 0
 
 

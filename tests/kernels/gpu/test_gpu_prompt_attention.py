@@ -27,7 +27,7 @@ def attended(heads: Heads, places: Places, *, with_matrix_products: bool) -> tup
     before = np.full(part_floats(heads, rows, splits), np.nan, np.float32)
     parts = run(attend_prompt(heads, rows, known), before, *words, where)
     gather = gather_parts(heads, rows, known, splits=splits)
-    out = run(gather, np.zeros((rows, heads.queries, heads.size), np.float32), parts, where)
+    out = run(gather, np.zeros((rows, heads.queries, heads.size), np.float32), parts)
     real = [row for row, (_, position) in enumerate(places) if position >= 0]
     want = np.zeros((len(real), heads.queries, heads.size))
     for index, row in enumerate(real):

@@ -396,10 +396,18 @@ def _elements(values: UOp, at: UOp, lane: UOp, share: int) -> list[UOp]:
     return [half_to_float(word, i) for word in found for i in range(2)]
 
 
+def gathers_all(heads: Heads, rows: int, splits: int = 0) -> bool:
+    """Whether ``gather_parts`` of these reads every part, whatever the rows' positions, and is not given places.
+
+    A kernel must use all its arguments (``launch``).
+    """
+    return splits > 0 or heads.share(rows).splits == 1
+
+
 def gather_parts(
     heads: Heads, rows: int, intrinsics: Intrinsics, *, splits: int = 0, output: str = "float", span: int = GROUP
 ) -> Kernel:
-    """A kernel that puts the splits' parts together: (out, parts, places).
+    """A kernel that puts the splits' parts together: (out, parts, places), without places where ``gathers_all``.
 
     ``output`` and ``span`` are those of ``activations.quantise``: the result is stored in the form that the next
     product reads, without a launch of its own. ``splits``: how many there are, all of them written; by default those of
@@ -410,17 +418,16 @@ def gather_parts(
     splits = splits or share.splits
     threads = threads_for(count)
 
-    def kernel(out: UOp, parts: UOp, places: UOp) -> UOp:
+    def kernel(out: UOp, parts: UOp, *places: UOp) -> UOp:
         slice_, row = UOp.special(-(-count // (threads * PER_THREAD)), "gidx0"), UOp.special(rows, "gidx1")
         thread = UOp.special(threads, "lidx0")
         out, parts = out.flatten(), parts.flatten()
         element = own_element(slice_ * threads + thread, thread, count, threads, span)
         at = (row * heads.queries + element // heads.size) * splits * stride
         inside = element % heads.size
-        # The splits behind these had nothing to do.
-        used = (place_of(heads, places.flatten(), row).position + share.piece) // share.piece
-        # (also read where all are written: every argument of a kernel must be used)
-        used = used.maximum(splits) if all_written else used
+        used = UOp.const(splits, dtypes.int)
+        if places:  # the splits behind these had nothing to do
+            used = (place_of(heads, places[0].flatten(), row).position + share.piece) // share.piece
         state = UOp.placeholder((2 + PER_THREAD,), dtypes.float, 0, addrspace=AddrSpace.REG)
         state = state.after(
             state[0].store(UOp.const(MASKED, dtypes.float)), *[state[i].store(0.0) for i in range(1, 2 + PER_THREAD)]

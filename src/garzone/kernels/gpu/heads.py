@@ -15,7 +15,7 @@ from tinygrad.uop.ops import UOp
 
 from garzone.core.generation import KVCacheType
 from garzone.kernels.gpu.activations import Kernel
-from garzone.kernels.gpu.attention import Heads, attend, gather_parts, part_floats, rotate_and_store
+from garzone.kernels.gpu.attention import Heads, attend, gather_parts, gathers_all, part_floats, rotate_and_store
 from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
 from garzone.kernels.gpu.intrinsics import LANES, described
 from garzone.kernels.gpu.linear import MOST_COLUMNS, Unrotated
@@ -106,7 +106,8 @@ class Attention:
             columns = heads.queries * heads.size
             out = empty(self._place, form.dtype, rows, form.words(columns))
             kernel = gather_parts(heads, rows, self._intrinsics, splits=splits, output=form.output, span=form.span)
-            return run(kernel, step, out, parts, places)[0].reshape(rows, -1)
+            which = () if gathers_all(heads, rows, splits) else (places,)
+            return run(kernel, step, out, parts, *which)[0].reshape(rows, -1)
 
         result = Pending(gathered) if isinstance(step, Batch) else gathered(Form("float"))
         return cast(Tensor, result), (keys, values)
