@@ -49,7 +49,7 @@ def test_without_a_compiler_the_cpu_still_computes_the_same(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang, which CC hides here")
-def test_a_CC_that_names_another_compiler_does_not_keep_tinygrad_from_clang(tmp_path: Path) -> None:
+def test_a_cc_that_names_another_compiler_does_not_keep_tinygrad_from_clang(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "tiny.gguf", num_layers=1)
     found = [run_tiny_model(path, "CPU", environment(tmp_path, CC=cc)).stdout for cc in ("/bin/false", "clang")]
     assert found[0] == found[1] != ""
