@@ -20,6 +20,7 @@ from tinygrad.dtype import AddrSpace, dtypes
 from tinygrad.uop.ops import AxisType, UOp
 
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described
+from garzone.kernels.gpu.programs import remembered
 
 GROUP = 32
 _MOST_THREADS = 256
@@ -109,6 +110,7 @@ def _total_of_squares(x: UOp, first: UOp, num_elements: int, group: Group) -> UO
     return group.sum_all(partial[0].load())
 
 
+@remembered
 def quantise(
     num_rows: int,
     num_elements: int,

@@ -31,6 +31,7 @@ from garzone.kernels.gpu.activations import (
     threads_for,
 )
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, half_to_float, special
+from garzone.kernels.gpu.programs import remembered
 
 MASKED = -1e30  # exp2 of it is 0, and unlike -inf it survives a subtraction of itself
 _LOG2_E = 1.4426950408889634
@@ -148,6 +149,7 @@ def place_of(heads: Heads, places: UOp, row: UOp) -> Place:
     return Place(slot, position.maximum(0).minimum(heads.positions - 1), position > -1)
 
 
+@remembered
 def rotate_and_store(heads: Heads, rows: int) -> Kernel:
     """A kernel that rotates queries and keys and writes keys and values into the cache.
 
@@ -208,6 +210,7 @@ def part_floats(heads: Heads, rows: int, splits: int = 0) -> int:
     return rows * heads.queries * (splits or heads.share(rows).splits) * heads.part
 
 
+@remembered
 def attend(heads: Heads, rows: int, intrinsics: Intrinsics, *, share: Share | None = None) -> Kernel:
     """A kernel for causal attention of ``rows`` queries over the cache, each over its slot up to its own position.
 
@@ -404,6 +407,7 @@ def gathers_all(heads: Heads, rows: int, splits: int = 0) -> bool:
     return splits > 0 or heads.share(rows).splits == 1
 
 
+@remembered
 def gather_parts(
     heads: Heads, rows: int, intrinsics: Intrinsics, *, splits: int = 0, output: str = "float", span: int = GROUP
 ) -> Kernel:

@@ -16,6 +16,7 @@ from tinygrad.tensor import Tensor
 
 from garzone.kernels.gpu.activations import GROUP, Kernel, num_words
 from garzone.kernels.gpu.intrinsics import PLAIN, Intrinsics, intrinsics_for
+from garzone.kernels.gpu.programs import program
 from garzone.kernels.launch import launch
 from garzone.kernels.registry import Place, Step
 
@@ -95,7 +96,9 @@ def run(kernel: Kernel, step: Step, *tensors: Tensor) -> list[Tensor]:
     A kernel must not see more dimensions: tinygrad 0.14.0 takes a flat index apart for them and, doing so, drops the
     condition of a conditional store.
     """
-    return launch(kernel, step, *(tensor.flatten() for tensor in tensors))
+    device = tensors[0].device
+    assert isinstance(device, str)
+    return launch(lambda *buffers: program(kernel(*buffers), device), step, *(tensor.flatten() for tensor in tensors))
 
 
 def empty(place: Place, dtype: DType, *shape: int) -> Tensor:

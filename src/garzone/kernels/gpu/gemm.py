@@ -17,6 +17,7 @@ from tinygrad.uop.ops import AxisType, UOp
 from garzone.kernels.gpu.activations import Kernel, Row
 from garzone.kernels.gpu.finish import Destination, clamped
 from garzone.kernels.gpu.intrinsics import LANES, Intrinsics, described, halves_of
+from garzone.kernels.gpu.programs import remembered
 from garzone.kernels.gpu.quants import Quant, Run, Step, block_elements, units
 
 TILE = 16
@@ -28,6 +29,7 @@ _ELEMENTS = 8  # of a result tile in one lane
 _LIFT = 64.0
 
 
+@remembered
 def gemm(
     quant: Quant, shape: tuple[int, int, int], intrinsics: Intrinsics, destination: Destination | None = None
 ) -> Kernel:

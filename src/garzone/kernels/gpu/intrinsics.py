@@ -81,7 +81,7 @@ def _half_bits(value: float) -> int:
     return int.from_bytes(struct.pack("<e", value), "little")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there are a handful, told apart by identity
 class Intrinsics:
     """What a renderer offers. The fields are code templates; an empty one means the plain expression.
 

@@ -18,6 +18,7 @@ from garzone.kernels.gpu import arranged_quants, float_types, k_quants, legacy_q
 from garzone.kernels.gpu.activations import Kernel, Row, num_words
 from garzone.kernels.gpu.finish import Destination, Finish, Floats, Sums, clamped
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described
+from garzone.kernels.gpu.programs import remembered
 from garzone.kernels.gpu.quants import Quant, Step, block_elements, units
 from garzone.kernels.layouts import GGMLType
 
@@ -101,6 +102,7 @@ def plan(quant: Quant, num_outputs: int, num_inputs: int, *, num_rows: int = 0, 
     return enough[0] if enough else max(possible, key=lambda c: c.num_waves(num_outputs))
 
 
+@remembered
 def matvec(
     quant: Quant,
     num_outputs: int,

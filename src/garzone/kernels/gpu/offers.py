@@ -20,6 +20,7 @@ from garzone.kernels.gpu.heads import build_attention
 from garzone.kernels.gpu.intrinsics import described
 from garzone.kernels.gpu.linear import build_linear
 from garzone.kernels.gpu.matvec import QUANTS
+from garzone.kernels.gpu.programs import remembered
 from garzone.kernels.gpu.quants import block_elements
 from garzone.kernels.gpu.weights import upload
 from garzone.kernels.layouts import GGMLType
@@ -29,6 +30,7 @@ RANK = 100  # above anything portable
 DEVICES = ("AMD", "CUDA", "NV", "METAL")
 
 
+@remembered
 def _gather_kernel(rows: int, units: int) -> Kernel:
     """Copies the rows of a table that tokens name: (out, table, tokens); ``units`` buffer elements a row."""
 

@@ -22,6 +22,7 @@ from tinygrad.uop.ops import AxisType, UOp
 from garzone.kernels.gpu.activations import Kernel, pack_halves
 from garzone.kernels.gpu.attention import MASKED, MIN_WAVES, Heads, Place, place_of
 from garzone.kernels.gpu.intrinsics import LANES, Group, Intrinsics, described, halves_of, special
+from garzone.kernels.gpu.programs import remembered
 
 ROWS = 16  # of a wave
 _MOST_WAVES = 8  # of a workgroup
@@ -80,6 +81,7 @@ def cache_bytes(heads: Heads, places: list[tuple[int, int]]) -> int:
     return positions * (heads.queries // one.members) * heads.words * 4 * 2
 
 
+@remembered
 def attend_prompt(heads: Heads, rows: int, intrinsics: Intrinsics) -> Kernel:
     """A kernel for causal attention of many rows, each over its slot up to its own position.
 
