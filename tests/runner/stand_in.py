@@ -48,12 +48,17 @@ class ToyEngine:
         self.num_steps = 0
         self.num_rows = 0
         self.num_begun = 0
+        self.num_prepared = 0
 
     def score(self, rows: Sequence[Row]) -> Sequence[HostScores]:
         assert 0 < len(rows) <= CHUNK
         self.num_steps += 1
         self.num_rows += len(rows)
         return [HostScores(logits) for logits in map(self._row, rows) if logits is not None]
+
+    def prepare_more(self) -> bool:
+        self.num_prepared += 1
+        return self.num_prepared < 3
 
     def hidden(self, rows: Sequence[Row]) -> np.ndarray:
         for row in rows:

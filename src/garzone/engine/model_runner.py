@@ -75,7 +75,9 @@ class ModelRunner:
         elif can_batch(registry.chosen):
             caches = new_gpu_caches(decoder.attentions, num_slots)
             self._cache = KVCache(config.num_ctx, num_slots, [caches])
-            self._program = GpuProgram(place, decoder.states, decoder.output, caches, config.vocab_size)
+            self._program = GpuProgram(
+                place, decoder.states, decoder.output, decoder.attentions, caches, vocab_size=config.vocab_size
+            )
         else:
             banks = [[attention.new_cache() for attention in decoder.attentions] for _ in range(num_slots)]
             self._cache = KVCache(config.num_ctx, num_slots, banks)
@@ -253,7 +255,9 @@ class ModelRunner:
         if num_rows and from_slot != to_slot:
             self._cache.check_valid(from_slot, 0, num_rows)
             (source, index), (target, to_index) = self._cache.locate(from_slot), self._cache.locate(to_slot)
-            if source is target:
+            if isinstance(self._program, GpuProgram):
+                self._program.copy_rows(from_slot, to_slot, num_rows)
+            elif source is target:
                 for attention, layer in zip(self._decoder.attentions, source, strict=True):
                     attention.copy_rows(layer, index, to_index, num_rows)
             else:
@@ -301,6 +305,13 @@ class ModelRunner:
         self.prefill((0,) * min(2, self.chunk_tokens, self.config.num_ctx), 0)
         self.decode(0, 0)
         self._cache.num_valid[0] = 0
+
+    def prepare_more(self) -> bool:
+        """Compile and capture one thing more that an answer may need; False when there is nothing left to prepare.
+
+        For when nobody waits: it takes a second or, the first time on a machine, ten. No slot changes.
+        """
+        return isinstance(self._program, GpuProgram) and self._program.prepare_more()
 
     # ---- rows ----
 

@@ -82,6 +82,10 @@ class Batcher:
         """Whether `step` has anything to do."""
         return bool(self._preparing or self._answers or self._embeddings)
 
+    def prepare_more(self) -> bool:
+        """Compile one thing more that an answer may need, when there is no work; False when nothing is left."""
+        return self._model.engine.prepare_more()
+
     def add(self, message: Generate) -> None:
         """A request arrived."""
         self._preparing.append((message, self._prepare_thread.submit(self._prepare, message)))

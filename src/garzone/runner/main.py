@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 from garzone.core.errors import GenerationFailed
@@ -43,6 +44,7 @@ from garzone.runner.protocol import (
 from garzone.runner.row_store import RowStore
 
 LEAVE_S = 5.0  # how long a step that is under way may take once nobody waits for it
+PREPARE_AFTER_S = 1.0  # without a request: while somebody types, kernels for later are compiled
 SAVE_S = 3.0  # of those, for keeping rows on disk
 DEFAULT_ENGINE = "garzone.runner.model:load_model"
 
@@ -68,15 +70,15 @@ class Channel:
             while frame:
                 frame = frame[os.write(self._outgoing, frame) :]
 
-    def arrived(self, *, wait: bool) -> Iterator[Message]:
-        """What came since the last call; with `wait`, at least one message."""
-        if wait:
-            yield self._inbox.get()
-        while True:
-            try:
+    def arrived(self, wait_s: float) -> Iterator[Message]:
+        """What came since the last call; if nothing did, the first message that comes within so many seconds."""
+        try:
+            if wait_s > 0:
+                yield self._inbox.get(timeout=None if wait_s == inf else wait_s)
+            while True:
                 yield self._inbox.get_nowait()
-            except queue.Empty:
-                return
+        except queue.Empty:
+            return
 
     def listen(self) -> None:
         """Read until the pipe closes, then see to it that the process ends."""
@@ -100,8 +102,10 @@ def run(channel: Channel, load_model: LoadModel) -> int:
     """Serve until told to leave; the process's exit code."""
     channel.send(Hello(PROTOCOL_VERSION))
     batcher: Batcher | None = None
+    is_prepared = True
     while True:
-        for message in channel.arrived(wait=batcher is None or not batcher.has_work):
+        wait = 0.0 if batcher is not None and batcher.has_work else inf if is_prepared else PREPARE_AFTER_S
+        for message in channel.arrived(wait):
             if isinstance(message, Shutdown):
                 if batcher is not None:
                     batcher.save(SAVE_S)
@@ -110,10 +114,14 @@ def run(channel: Channel, load_model: LoadModel) -> int:
                 batcher = _load(channel, load_model, message)
                 if batcher is None:
                     return 1
+                is_prepared = False
             elif batcher is not None:
                 _take_in(batcher, message)
-        if batcher is not None and batcher.has_work and not _step(channel, batcher):
-            return 1
+        if batcher is not None and batcher.has_work:
+            if not _step(channel, batcher):
+                return 1
+        elif batcher is not None and not is_prepared:
+            is_prepared = not _prepare(batcher)
 
 
 def _load(channel: Channel, load_model: LoadModel, message: Load) -> Batcher | None:
@@ -138,6 +146,15 @@ def _take_in(batcher: Batcher, message: Message) -> None:
         batcher.cancel(message.id)
     elif isinstance(message, SaveRows):
         batcher.save(SAVE_S)
+
+
+def _prepare(batcher: Batcher) -> bool:
+    """Compile for later while nobody waits; False when there is nothing left, or it fails: an answer will say why."""
+    try:
+        return batcher.prepare_more()
+    except Exception as error:  # noqa: BLE001  drivers and compilers raise anything
+        _log(error)
+        return False
 
 
 def _step(channel: Channel, batcher: Batcher) -> bool:

@@ -73,6 +73,10 @@ class Engine(Protocol):
         """All rows that one `read_rows` gave, back into any slot; rows behind them are lost."""
         ...
 
+    def prepare_more(self) -> bool:
+        """Compile one thing more that an answer may need, when nobody waits; False when there is nothing left."""
+        ...
+
     def hidden(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """As `score`, but the normed states that logits would be computed from: (rows that wanted them, hidden)."""
         ...

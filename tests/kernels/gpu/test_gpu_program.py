@@ -122,8 +122,30 @@ def test_a_model_gives_what_the_portable_implementation_gives(tmp_path: Path, mo
     kept = runner.read_rows(1, 0, 2)
     runner.write_rows(0, 0, 2, kept)
     assert runner.read_rows(0, 0, 2) == kept
+    assert runner.read_rows(0, 1, 1) == kept[runner.row_bytes :]
     runner.copy_rows(0, 1, 1)
     assert runner.read_rows(1, 0, 1) == runner.read_rows(0, 0, 1)
+
+
+def test_all_sizes_of_step_can_be_captured_ahead_and_change_no_slot(
+    tmp_path: Path, gfx1100: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "hidden": 64, "feed_forward": 64}
+    path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, **sizes)
+    runner = gpu_runner(path, gfx1100, monkeypatch, num_ctx=8, num_slots=2)
+    program = runner._program  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(program, Program)
+    runner.decode(1, 0)
+    while runner.prepare_more():
+        pass
+    captured = program._captured  # pyright: ignore[reportPrivateUsage]
+    assert sorted(captured) == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    before = dict(captured)
+    for count in (1, 2, 3, 5):
+        runner.step([Row(1, at, 1, at == count - 1) for at in range(count)])
+    runner.copy_rows(1, 0, 2)
+    assert captured == before  # nothing was left to be captured while somebody waits
+    assert runner.valid_rows(0) == 2
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from garzone.kernels.gpu.attention import Heads, gather_parts, part_floats
 from garzone.kernels.gpu.intrinsics import AMD
 from garzone.kernels.gpu.prompt_attention import attend_prompt, cache_bytes, cut
 from tests.kernels.gpu.gfx1100 import listing
-from tests.kernels.gpu.oracle import intrinsics, run
+from tests.kernels.gpu.oracle import MATRIX_PRODUCTS, intrinsics, run
 
 Places = list[tuple[int, int]]
 
@@ -48,7 +48,10 @@ def positions(slot: int, first: int, count: int) -> Places:
 MIXED = [*positions(2, 60, 10), (0, 40), (-1, -1), (1, 127), *positions(0, 3, 6)]
 
 
-@pytest.mark.parametrize("with_matrix_products", [False, True], ids=["plain", "matrix products"])
+@pytest.mark.parametrize(
+    "with_matrix_products",
+    [pytest.param(False, id="plain"), pytest.param(True, id="matrix products", marks=MATRIX_PRODUCTS)],
+)
 @pytest.mark.parametrize(
     ("heads", "places"),
     [

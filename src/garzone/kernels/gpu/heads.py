@@ -19,9 +19,10 @@ from garzone.kernels.gpu.attention import Heads, attend, gather_parts, gathers_a
 from garzone.kernels.gpu.batch import Batch, Form, Pending, empty, intrinsics_of, run
 from garzone.kernels.gpu.intrinsics import LANES, described
 from garzone.kernels.gpu.linear import MOST_COLUMNS, Unrotated
+from garzone.kernels.gpu.programs import remembered
 from garzone.kernels.gpu.prompt_attention import attend_prompt, cut
 from garzone.kernels.launch import count, launch, start
-from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step, write
+from garzone.kernels.registry import AttentionSpec, Cache, Place, RopePairs, Step, read, write
 
 _MOST_SIZE = 256
 _THREADS = 256
@@ -59,31 +60,33 @@ class Attention:
         return [self.new_cache() for _ in range(num_layers)]
 
     def read_rows(self, cache: Cache, slot: int, start: int, count: int) -> np.ndarray:
-        """See AttentionFunction. Takes the whole cache from the device: for what happens once a conversation."""
-        rows = [array[slot, :, start : start + count] for array in self._arrays(cache)]
-        return np.stack(rows).transpose(2, 0, 1, 3)
+        """See AttentionFunction."""
+        rows = np.empty((2, self._heads.keys, count, self._heads.size), np.float16)
+        for tensor, one in zip(cache, rows, strict=True):
+            for head, values in enumerate(one):
+                read(tensor, values, self._byte(slot, head, start))
+        return rows.transpose(2, 0, 1, 3)
 
     def write_rows(self, cache: Cache, slot: int, start: int, rows: np.ndarray) -> None:
         """See AttentionFunction."""
-        for which, (tensor, array) in enumerate(zip(cache, self._arrays(cache), strict=True)):
-            array[slot, :, start : start + len(rows)] = rows[:, which].transpose(1, 0, 2)
-            write(tensor, array)
+        for which, tensor in enumerate(cache):
+            for head in range(self._heads.keys):
+                write(tensor, rows[:, which, head].astype(np.float16), self._byte(slot, head, start))
+
+    def _byte(self, slot: int, head: int, position: int) -> int:
+        """Where a row of a head begins in keys or values, which are float16 (slots, kv heads, positions, size)."""
+        heads = self._heads
+        return ((slot * heads.keys + head) * heads.positions + position) * heads.size * 2
 
     def copy_rows(self, cache: Cache, from_slot: int, to_slot: int, num_rows: int) -> None:
         """See AttentionFunction. Nothing leaves the device."""
-        which = self._place.shared.setdefault("gpu copied rows", None)
-        if which is None:
-            which = self._place.shared["gpu copied rows"] = self._place.upload(np.zeros(3, np.int32))
-        write(which, np.array([from_slot, to_slot, num_rows], np.int32))
-        step = Step(1, which, 0, 1)
-        for tensor in cache:
-            launch(_copy_kernel(self._heads), step, tensor, which)[0].realize()
+        which = self._place.upload(np.array([from_slot, to_slot, num_rows], np.int32))
+        Tensor.realize(*self.copied(cache, which))
 
-    def _arrays(self, cache: Cache) -> tuple[np.ndarray, ...]:
-        """Keys and values as float16 (slots, kv heads, positions, size), copied from the device."""
-        heads = self._heads
-        shape = (heads.slots, heads.keys, heads.positions, heads.size)
-        return tuple(tensor.numpy().view(np.float16).reshape(shape).copy() for tensor in cache)
+    def copied(self, cache: Cache, which: Tensor) -> list[Tensor]:
+        """The cache once rows are copied within it; ``which`` is int32 [from slot, to slot, rows]."""
+        step = Step(1, which, 0, 1)
+        return [run(_copy_kernel(self._heads), step, tensor, which)[0] for tensor in cache]
 
     def __call__(self, qkv: Tensor, cache: Cache, step: Step) -> tuple[Tensor, Cache]:
         """See AttentionFunction. In a ``Batch`` the result is ``Pending``."""
@@ -128,6 +131,7 @@ def _places_kernel(step: Step) -> Kernel:
     return kernel
 
 
+@remembered
 def _copy_kernel(heads: Heads) -> Kernel:
     """Copies the first positions of a slot to another: (cache, which), which int32 [from slot, to slot, positions]."""
     words = heads.positions * heads.words

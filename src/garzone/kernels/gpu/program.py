@@ -17,6 +17,7 @@ from tinygrad.tensor import Tensor
 from garzone.kernels.gpu.batch import Batch
 from garzone.kernels.gpu.heads import Attention
 from garzone.kernels.gpu.highest import DeviceScores, Highest, StepScores
+from garzone.kernels.gpu.linear import MOST_COLUMNS
 from garzone.kernels.launch import Captured
 from garzone.kernels.registry import Place, write
 
@@ -75,22 +76,40 @@ class _Captured:
         return self.step()
 
 
+def _num_wanted(size: int, count: int) -> int:
+    """For how many rows of a step logits are computed where that many are wanted."""
+    return size if size <= MOST_COLUMNS else next((n for n in _FEW_WANTED if n >= count), size)
+
+
 class Program:
     """The steps of a model with caches of several slots. One caller at a time."""
 
-    def __init__(self, place: Place, states: States, output: Output, caches: list[Cache], vocab_size: int) -> None:
+    def __init__(
+        self,
+        place: Place,
+        states: States,
+        output: Output,
+        attentions: Sequence[AttentionFunction],
+        caches: list[Cache],
+        *,
+        vocab_size: int,
+    ) -> None:
         """Take over a model; nothing is compiled yet.
 
         Args:
             place: where it is.
             states: computes the states of all rows of a batch and writes the caches.
             output: computes the logits of a batch's wanted rows from its states.
+            attentions: of all layers.
             caches: of all layers, as ``new_caches`` gave them.
             vocab_size: logits of a row that mean something; the output may have more.
         """
         self._vocab_size = vocab_size
         self._place, self._states, self._output, self._caches = place, states, output, caches
         self._captured: dict[tuple[int, int], _Captured] = {}
+        self._attentions = cast("Sequence[Attention]", attentions)
+        self._copied_rows = place.upload(np.zeros(3, np.int32))
+        self._copy: Captured[tuple[Tensor, ...]] | None = None
 
     def run(
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
@@ -117,6 +136,32 @@ class Program:
         (states,) = self._step(size, 0)(token_ids, slots, positions, ())
         return states.numpy().reshape(size, -1)[list(wanted)]
 
+    def copy_rows(self, from_slot: int, to_slot: int, num_rows: int) -> None:
+        """Copy the first rows of a slot over another's in the caches of all layers."""
+        if self._copy is None:
+
+            def copy() -> tuple[Tensor, ...]:
+                pairs = zip(self._attentions, self._caches, strict=True)
+                copied = [tensor for one, cache in pairs for tensor in one.copied(cache, self._copied_rows)]
+                copied[0].realize(*copied[1:])
+                return tuple(copied)
+
+            self._copy = Captured(copy)
+        write(self._copied_rows, np.array([from_slot, to_slot, num_rows], np.int32))
+        self._copy()
+
+    def prepare_more(self) -> bool:
+        """Capture a size of step that none has needed yet, prompts' first; False when there is none left."""
+        most = self._place.chunk_tokens
+        sizes = sorted({size for size in (*_SIZES, most) if size <= most}, key=lambda s: -s if s > MOST_COLUMNS else s)
+        missing = [size for size in sizes if (size, _num_wanted(size, 1)) not in self._captured]
+        if missing:
+            step = self._step(missing[0], _num_wanted(missing[0], 1))
+            step((), (), (), ())  # rows that only fill the batch up: no cache is written
+        elif self._copy is None:
+            self.copy_rows(0, 0, 0)
+        return bool(missing)
+
     def captured_step(self, rows: int) -> Captured[tuple[Tensor, ...]]:
         """What is replayed for that many rows, all of them wanted, for whoever counts its launches."""
         return self._step(self._size(rows), self._size(rows)).step
@@ -125,8 +170,7 @@ class Program:
         self, token_ids: Sequence[int], slots: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> StepScores:
         size = self._size(len(token_ids))
-        few = size if size <= _SIZES[-2] else next((n for n in _FEW_WANTED if n >= len(wanted)), size)
-        step = self._step(size, few)
+        step = self._step(size, _num_wanted(size, len(wanted)))
         assert step.highest is not None
         logits, maxima = step(token_ids, slots, positions, wanted)
         return StepScores(logits, maxima, step.highest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from tinygrad.device import Device, LRUAllocator
 from tinygrad.dtype import DType, dtypes
 from tinygrad.tensor import Tensor
 
@@ -32,6 +33,17 @@ _FACTORS = {
     GGMLType.Q3_K: (108,),
     GGMLType.Q6_K: (208,),
 }
+
+
+_LARGE = 16 << 20
+
+
+def _let_go(device: str) -> None:
+    """Give back what the driver copied from: CUDA's keeps a copy of all of it until somebody waits, and longer."""
+    Device[device].synchronize()
+    allocator = Device[device].allocator
+    if isinstance(allocator, LRUAllocator):
+        allocator.free_cache()
 
 
 def read(matrix: Matrix) -> np.ndarray:
@@ -82,6 +94,8 @@ def upload(matrices: tuple[Matrix, ...], place: Place, *, in_order_of_file: bool
             packed = [arranged(matrix.ggml_type, raw) for matrix, raw in zip(matrices, packed, strict=True)]
         raw = packed[0] if len(packed) == 1 else np.concatenate(packed)
         tensor = place.upload(raw.view(_NUMPY[quant.dtype]))
+        if raw.nbytes >= _LARGE:
+            _let_go(place.device)
         rows = sum(matrix.rows for matrix in matrices)
         place.shared[key] = Weights(quant, rows, matrices[0].columns, tensor)
     return place.shared[key]
