@@ -26,7 +26,7 @@ from tests.engine.requantised import packed, requantise
 from tests.numbers import record_number
 
 ROOT = Path(__file__).parents[2]
-LENGTHS, NUM_PROMPTS = range(30, 130), 5
+MOST_TOKENS = 129  # of a text; longer ones take the reference minutes each
 # RMS error over the reference's standard deviation. SmolLM2's own Q4_1 has 0.05 (docs/engine-log.md).
 TOLERANCE, TOLERANCE_OF_FLOATS = 0.12, 0.01
 # What rounding leaves of standard normal weights: each packer of ours is about as good as its number of bits.
@@ -55,9 +55,9 @@ def test_packed_weights_read_back_are_the_weights_rounded(ggml_type: GGMLType) -
 
 
 def prompts() -> list[list[int]]:
-    """Some texts. Errors differ sevenfold between positions: it takes hundreds of them for a mean to mean something."""
+    """All golden texts but the longest. Errors differ sevenfold between positions: a mean needs hundreds of them."""
     golden = golden_logits.prompts(ROOT / "tests" / "golden" / "smollm2.npz")
-    return [tokens for tokens, _, _ in golden if len(tokens) in LENGTHS][:NUM_PROMPTS]
+    return [tokens for tokens, _, _ in golden if len(tokens) <= MOST_TOKENS]
 
 
 def reference(path: Path) -> Any:
@@ -93,7 +93,7 @@ def test_logits_of_real_weights_in_every_type_are_as_near_the_reference_as_llama
     matrices = requantise(smollm2_path, path, ggml_type)
     assert matrices == (30 if BLOCK[ggml_type].elements == 256 else 211)
     chosen = prompts()
-    assert len(chosen) == NUM_PROMPTS
+    assert sum(map(len, chosen)) > 500
     exact = reference(path)
     want = np.concatenate([exact.logits(tokens) for tokens in chosen])
     del exact

@@ -34,6 +34,9 @@ from garzone.kernels import reference
 from garzone.kernels.cpu import library as cpu
 from garzone.kernels.cpu.memory import Arena
 from garzone.kernels.dequantise import dequantise_array
+from garzone.kernels.gpu import batch as gpu
+from garzone.kernels.gpu.ceiling import THREADS, WORDS, read_all
+from garzone.kernels.gpu.offers import DEVICES as GPU_DEVICES
 from garzone.kernels.launch import variables
 from garzone.kernels.layouts import BLOCK, GGMLType
 from garzone.kernels.registry import (
@@ -103,13 +106,19 @@ def measure_ceiling(device: str) -> Ceiling:
             _best_rate(lambda: loops.operations_per_second("integers")) / 1e9,
             _best_rate(lambda: loops.operations_per_second("floats")) / 1e9,
         )
-    # tinygrad's own sum, or copy, whichever moves more: neither is tuned for the card.
+    # A plain read of ours, or tinygrad's own sum or copy, whichever moves most.
     size = decode_bytes(device)
-    words = Tensor.ones(size // 4, dtype=dtypes.float32, device=device).contiguous().realize()
+    words = Tensor.ones(size // 4, dtype=dtypes.uint32, device=device).contiguous().realize()
     nothing = variables(2, 2)[0].bind(0)
-    reading = _best_seconds(lambda _: [words.sum()], nothing, device)
+    summing = _best_seconds(lambda _: [words.sum()], nothing, device)
     copying = _best_seconds(lambda _: [(words + 1).contiguous()], nothing, device)
-    return Ceiling(max(size / reading, 2 * size / copying) / 1e9, None, None)
+    rates = [size / summing, 2 * size / copying]
+    if device.partition(":")[0] in GPU_DEVICES:
+        kernel = read_all(size // 4)
+        sums = Tensor.empty(size // 4 // WORDS * THREADS, dtype=dtypes.uint32, device=device).realize()
+        step = Step(1, sums, 0, 1)
+        rates.append(size / _best_seconds(lambda _: [gpu.run(kernel, step, sums, words)[0]], nothing, device))
+    return Ceiling(max(rates) / 1e9, None, None)
 
 
 def decode_bytes(device: str) -> int:
