@@ -40,3 +40,7 @@ async def test_programs_are_run_apart_from_each_other_on_inputs_near_the_shown_o
         assert found == Agreement(2, 2, found.num_inputs)
         assert found.num_inputs > 10
         assert await most_agreed(stage, "new.py", [harmful], [("f", "(1,)")]) is None
+        for says in (">>> f([3, 1, 2])", "f([3, 1, 2]) returns a sorted list", "`f([3, 1, 2])` gives [1, 2, 3]"):
+            told = [f'def f(a):\n    """{says}"""\n    return {body}\n' for body in ("a", "sorted(a)", "[*sorted(a)]")]
+            by_words = await most_agreed(stage, "new.py", told, names=("f",))
+            assert by_words is not None and by_words.number == 1 and by_words.num_inputs > 10, says

@@ -123,9 +123,11 @@ async def test_what_a_docstring_says_in_prose_chooses_but_refuses_nothing(tmp_pa
     assert report.verdict is Verdict.UNPROVED, report
     assert right in git(tmp_path / "r", "show", f"{report.branch}:label.py")
     assert "2 examples agree" in report.summary
-    alone = await completed(tmp_path / "alone", box, {"label.py": code}, answers[0], check=None, num_candidates=1)
-    assert alone.verdict is Verdict.UNPROVED, alone
-    assert "1 of 2 statements of the docstring do not hold" in alone.summary
+    worse = await completed(
+        tmp_path / "worse", box, {"label.py": code}, *answers[::-2], check=None, num_candidates=2, max_rounds=1
+    )
+    assert worse.verdict is Verdict.UNPROVED, worse
+    assert "1 of 2 statements of the docstring do not hold" in worse.summary
 
 
 async def test_of_what_agrees_with_the_examples_the_commonest_behaviour_is_taken(tmp_path: Path, box: Sandbox) -> None:

@@ -56,9 +56,16 @@ class Course:
 
     @property
     def least_doubtful(self) -> list[Passed]:
-        """Those that passed without a proof and with the fewest doubts, in the order they were tried."""
-        fewest = min((len(passed.trial.doubts) for passed in self.doubtful), default=0)
-        return [passed for passed in self.doubtful if len(passed.trial.doubts) == fewest]
+        """Those that passed without a proof and with the fewest doubts, in the order they were tried.
+
+        Of as many doubts, that weighs less of which less is wrong.
+        """
+
+        def weight(passed: Passed) -> tuple[int, int]:
+            return len(passed.trial.doubts), max(passed.trial.num_failing, 0)
+
+        least = min(map(weight, self.doubtful), default=None)
+        return [passed for passed in self.doubtful if weight(passed) == least]
 
     @property
     def closest(self) -> Failed | None:

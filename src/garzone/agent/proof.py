@@ -35,8 +35,9 @@ class Trial:
     """What a candidate's proof came to.
 
     `doubts` say why what passed proves nothing; none means it is a proof. `output` is what the model is told when it
-    did not pass, `num_failing` orders failures (less is closer). `told` is a phrase for the report, `facts` what was
-    measured, `findings` those of a review that are left, `draft` what passed where that is less than was written.
+    did not pass, `num_failing` orders failures (less is closer) and what passed with as many doubts. `told` is a phrase
+    for the report, `facts` what was measured, `findings` those of a review that are left, `draft` what passed where
+    that is less than was written.
     """
 
     passed: bool

@@ -17,7 +17,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from make_cases import is_unlike, rules_of, value_of, varied
-from shown import examples_of
+from shown import calls_in, examples_of
 
 MAX_INPUTS, VARIATIONS, CALL_S, PROGRAM_S = 32, 200, 0.3, 4.0
 MAX_MADE, TRIES = 10, 60  # inputs from annotations alone
@@ -51,7 +51,9 @@ def inputs_for(text, names):
     for node in ast.parse(text).body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name not in names:
             continue
-        shown_here = list(examples_of(ast.get_docstring(node), node.name))
+        words = ast.get_docstring(node) or ""
+        in_prose = (call for line in words.splitlines() for call, _ in calls_in(line, node.name))
+        shown_here = [*examples_of(words, node.name), *in_prose]
         rules, made = rules_of(shown_here), []
         for _ in range(TRIES):
             try:
