@@ -111,6 +111,9 @@ def test_attention_compiles_for_gfx1100_without_spills(queries, keys, size, rows
     qkv = (dtypes.float, rows * (queries + 2 * keys) * size)
     rotate = listing(rotate_and_store(heads, rows), q, cache, cache, qkv, where, (dtypes.float, 4096 * size))
     assert rotate.spills == 0
+    rope, norm = (dtypes.float, 4096 * size), (dtypes.float, size)
+    normed = rotate_and_store(heads, rows, AMD, 1e-6)
+    assert listing(normed, q, cache, cache, qkv, where, rope, norm, norm).spills == 0
     out, parts = (dtypes.float, rows * queries * size), (dtypes.float, part_floats(heads, rows))
     which = () if gathers_all(heads, rows) else (where,)
     gather = listing(gather_parts(heads, rows, AMD), out, parts, *which)

@@ -133,12 +133,21 @@ def test_embedding_takes_rows_of_the_table(ggml_type):
     np.testing.assert_allclose(got, reference.embed(spec, Tensor(tokens, device="CPU")).numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("pairs", [pytest.param(p, marks=slow_when_interpreted) for p in RopePairs])
-def test_attention_over_the_cache_equals_attention_over_the_sequence(pairs):
-    heads, kv_heads, size, dims = 4, 2, 32, 20
+@pytest.mark.parametrize(
+    ("pairs", "size", "has_norms"),
+    [
+        pytest.param(RopePairs.ADJACENT, 32, False, marks=slow_when_interpreted),
+        pytest.param(RopePairs.HALVES, 32, False, marks=slow_when_interpreted),
+        pytest.param(RopePairs.HALVES, 64, True, marks=slow_when_interpreted),
+        pytest.param(RopePairs.HALVES, 128, True, marks=slow_when_interpreted),
+    ],
+)
+def test_attention_over_the_cache_equals_attention_over_the_sequence(pairs, size, has_norms):
+    heads, kv_heads, dims = 4, 2, 20
     angle = np.arange(NUM_CTX)[:, None] * 100.0 ** (-np.arange(0, dims, 2) / dims)
     rope = np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
-    spec = AttentionSpec(heads, kv_heads, size, rope, pairs)
+    norms = {"q_norm": vector(size), "k_norm": vector(size), "norm_eps": 1e-6} if has_norms else {}
+    spec = AttentionSpec(heads, kv_heads, size, rope, pairs, **norms)
     function: Any = registry().build(spec, place())
     qkv = floats(12, (heads + 2 * kv_heads) * size)
     want = reference.attend(spec, Tensor(qkv, device="CPU")).numpy()
@@ -188,7 +197,7 @@ HEADS = AttentionSpec(2, 1, 32, ROPE, RopePairs.HALVES)
         (EmbedSpec(matrix(9, 256, Q8), scale=16.0), "scaled embeddings"),
         (replace(LINEARS["gated, one type"], gate=Gate.GELU), "gelu gates"),
         (LinearSpec((matrix(5, 96, Q8),), residual=True, post_norm=vector(5)), "whose result is normalised"),
-        (replace(HEADS, q_norm=vector(32), k_norm=vector(32)), "norms of queries and keys"),
+        (replace(HEADS, q_norm=vector(32), k_norm=vector(32)), "norms of queries and keys in heads of 32"),
         (replace(HEADS, window=8), "within a window"),
         (replace(HEADS, scale=1.0), "its own scale"),
         (replace(HEADS, kv_cache=KVCacheType.Q8_0), "KV cache in q8_0"),

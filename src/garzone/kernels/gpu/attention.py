@@ -13,6 +13,7 @@ parts together in local memory, so that only one part of each workgroup goes thr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -150,8 +151,13 @@ def place_of(heads: Heads, places: UOp, row: UOp) -> Place:
 
 
 @remembered
-def rotate_and_store(heads: Heads, rows: int) -> Kernel:
+def rotate_and_store(
+    heads: Heads, rows: int, intrinsics: Intrinsics | None = None, epsilon: float | None = None
+) -> Kernel:
     """A kernel that rotates queries and keys and writes keys and values into the cache.
+
+    With ``epsilon``, and then with ``intrinsics``, heads of queries and keys, of a multiple of 64 elements, are
+    normalised before (RMSNorm): the arguments end with the weights of both, float32 [size].
 
     Arguments: (queries, keys, values, qkv, places, rope). queries: uint32 [rows, heads.queries, words], f16, already
     multiplied by ``query_scale``; keys, values: the cache; qkv: float32 [rows, (queries + 2 keys) * size]; places: see
@@ -160,16 +166,24 @@ def rotate_and_store(heads: Heads, rows: int) -> Kernel:
     all_heads = heads.queries + 2 * heads.keys
 
     def kernel(*buffers: UOp) -> UOp:
-        queries, keys, values, qkv, places, rope = buffers
+        queries, keys, values, qkv, places, rope, *norms = buffers
         head, row = UOp.special(all_heads, "gidx0"), UOp.special(rows, "gidx1")
         word = UOp.special(heads.words, "lidx0")
         qkv, rope = qkv.flatten(), rope.flatten()
         base = (row * all_heads + head) * heads.size
         place = place_of(heads, places.flatten(), row)
         position, real = place.position, place.is_real
-        plain = [qkv[base + word * 2 + i].load() for i in range(2)]
-        turned = [_rotated(heads, (qkv, base), word * 2 + i, (rope, position * heads.rotated)) for i in range(2)]
         is_query, is_key = head < heads.queries, head < heads.queries + heads.keys
+        plain = [qkv[base + word * 2 + i].load() for i in range(2)]
+        element: Callable[[UOp], UOp] = lambda index: qkv[base + index].load()  # noqa: E731
+        if epsilon is not None and intrinsics is not None:
+            group = Group(intrinsics, word, heads.words)
+            squares = group.sum_all(plain[0] * plain[0] + plain[1] * plain[1])
+            factor = (squares * (1.0 / heads.size) + epsilon).rsqrt()
+            of_query, of_key = (norm.flatten() for norm in norms)
+            weight: Callable[[UOp], UOp] = lambda i: is_query.where(of_query[i].load(), of_key[i].load())  # noqa: E731
+            element = lambda index: qkv[base + index].load() * factor * weight(index)  # noqa: E731
+        turned = [_rotated(heads, element, word * 2 + i, (rope, position * heads.rotated)) for i in range(2)]
         scale = is_query.where(heads.query_scale, 1.0)
         packed = pack_halves(*[is_key.where(t * scale, p) for t, p in zip(turned, plain, strict=True)])
         key_head = is_key.where(head - heads.queries, 0).maximum(0)
@@ -180,14 +194,15 @@ def rotate_and_store(heads: Heads, rows: int) -> Kernel:
             keys.flatten()[heads.cached(place, key_head, word).valid(is_key & ~is_query & real)].store(packed),
             values.flatten()[heads.cached(place, value_head, word).valid(~is_key & real)].store(packed),
         )
-        return UOp.group(*stores).sink(arg=described(f"rotate_{rows}_{all_heads}_{heads.size}"), tag=1)
+        name = f"rotate_{rows}_{all_heads}_{heads.size}{'_normed' if norms else ''}"
+        return UOp.group(*stores).sink(arg=described(name), tag=1)
 
     return kernel
 
 
-def _rotated(heads: Heads, x: tuple[UOp, UOp], element: UOp, rope: tuple[UOp, UOp]) -> UOp:
-    """One element of a head after rotation; ``x`` and ``rope`` are buffers and where head and position begin."""
-    (numbers, base), (factors, table) = x, rope
+def _rotated(heads: Heads, x: Callable[[UOp], UOp], element: UOp, rope: tuple[UOp, UOp]) -> UOp:
+    """One element of a head after rotation; ``x`` gives those before it, ``rope`` is table and place of the position."""
+    factors, table = rope
     half = heads.rotated // 2
     inside = element < heads.rotated
     if heads.adjacent:
@@ -199,10 +214,10 @@ def _rotated(heads: Heads, x: tuple[UOp, UOp], element: UOp, rope: tuple[UOp, UO
         pair = is_first.where(element, element - half)
         first, second = pair, pair + half
     pair, first, second = (inside.where(i, 0) for i in (pair, first, second))
-    a, b = numbers[base + first].load(), numbers[base + second].load()
+    a, b = x(first), x(second)
     cosine, sine = factors[table + pair * 2].load(), factors[table + pair * 2 + 1].load()
     turned = is_first.where(a * cosine - b * sine, a * sine + b * cosine)
-    return inside.where(turned, numbers[base + element].load())
+    return inside.where(turned, x(element))
 
 
 def part_floats(heads: Heads, rows: int, splits: int = 0) -> int:

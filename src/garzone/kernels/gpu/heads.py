@@ -48,6 +48,9 @@ class Attention:
             table[: len(spec.rope)] = spec.rope
             place.shared[key] = place.upload(table)
         self._rope: Tensor = place.shared[key]
+        norms = [norm for norm in (spec.q_norm, spec.k_norm) if norm is not None]
+        self._norms = [place.upload(norm.astype(np.float32)) for norm in norms]
+        self._epsilon = spec.norm_eps if norms else None
 
     def new_cache(self) -> Cache:
         """Zeroed keys and values of one layer."""
@@ -94,10 +97,13 @@ class Attention:
         places = step.places if isinstance(step, Batch) else self._places(step)
         given = [empty(self._place, dtypes.uint32, rows, heads.queries, heads.words), *cache]
         product = cast("Tensor | Unrotated", qkv)
-        turned = product.into_heads(heads, given, self._rope) if isinstance(product, Unrotated) else None
+        turned = None
+        if isinstance(product, Unrotated) and not self._norms:
+            turned = product.into_heads(heads, given, self._rope)
         if turned is None:
             floats = product.as_form(Form("float")) if isinstance(product, Unrotated) else product
-            turned = run(rotate_and_store(heads, rows), step, *given, floats, places, self._rope)
+            kernel = rotate_and_store(heads, rows, self._intrinsics, self._epsilon)
+            turned = run(kernel, step, *given, floats, places, self._rope, *self._norms)
         queries, keys, values = turned[:3]
         is_prompt = rows > MOST_COLUMNS
         splits = cut(heads, rows).splits if is_prompt else 0
@@ -152,8 +158,9 @@ def _copy_kernel(heads: Heads) -> Kernel:
 
 def _not_computed(spec: AttentionSpec) -> str:
     """What the attention asks for that the kernels would leave out; "" for nothing."""
-    if spec.q_norm is not None or spec.k_norm is not None:
-        return "attention with norms of queries and keys"
+    norms = [norm for norm in (spec.q_norm, spec.k_norm) if norm is not None]
+    if len(norms) == 1 or (norms and spec.head_dim % (2 * LANES)):
+        return f"attention with norms of queries and keys in heads of {spec.head_dim}"
     if spec.kv_cache is not KVCacheType.F16:
         return f"attention over a KV cache in {spec.kv_cache.value}"
     if spec.window:
