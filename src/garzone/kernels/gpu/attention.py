@@ -201,7 +201,7 @@ def rotate_and_store(
 
 
 def _rotated(heads: Heads, x: Callable[[UOp], UOp], element: UOp, rope: tuple[UOp, UOp]) -> UOp:
-    """One element of a head after rotation; ``x`` gives those before it, ``rope`` is table and place of the position."""
+    """One element of a head after rotation; ``x`` gives those before, ``rope`` is table and place of the position."""
     factors, table = rope
     half = heads.rotated // 2
     inside = element < heads.rotated
