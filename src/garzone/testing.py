@@ -225,6 +225,8 @@ def write_tiny_model(
             tensors[block + f"attn_{name}.weight"] = matrix(heads * head_dim, hidden)
             if architecture == "qwen2":
                 tensors[block + f"attn_{name}.bias"] = vector(heads * head_dim, 0.0)
+            if architecture == "qwen3" and name != "v":
+                tensors[block + f"attn_{name}_norm.weight"] = vector(head_dim, 1.0)
         tensors[block + "attn_output.weight"] = matrix(hidden, num_heads * head_dim)
         tensors[block + "ffn_gate.weight"] = matrix(feed_forward, hidden)
         tensors[block + "ffn_up.weight"] = matrix(feed_forward, hidden)

@@ -53,19 +53,24 @@ def step(runner: ModelRunner, rows: int) -> Captured[tuple[Tensor, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("types", "most"),
-    [({"": Q8}, 8), ({"attn_v": Q4, "": Q8}, 9)],
-    ids=["one type", "values of another type than queries and keys"],
+    ("model", "most"),
+    [(("qwen2", {"": Q8}), 8), (("qwen2", {"attn_v": Q4, "": Q8}), 9), (("qwen3", {"": Q8}), 9)],
+    ids=["one type", "values of another type than queries and keys", "heads that are normalised"],
 )
 def test_decoding_takes_eight_launches_a_layer_all_of_which_compile_for_gfx1100(
-    types: dict[str, GGMLType], most: int, tmp_path: Path, gfx1100: str, monkeypatch: pytest.MonkeyPatch
+    model: tuple[str, dict[str, GGMLType]],
+    most: int,
+    tmp_path: Path,
+    gfx1100: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    architecture, types = model
     counts: list[int] = []
     for num_layers in (1, 2):
         path = write_quantised(
             tmp_path / "tiny.gguf",
             types,
-            architecture="qwen2",
+            architecture=architecture,
             num_layers=num_layers,
             num_heads=8,
             num_kv_heads=2,
@@ -79,7 +84,7 @@ def test_decoding_takes_eight_launches_a_layer_all_of_which_compile_for_gfx1100(
         assert not any(has_spills(program.src[3].arg) for program in launched)
         # tinygrad's graphs (JIT=1 on cards) hand all arguments of a call to its program, used or not.
         assert not step(runner, 1).ignored_arguments()
-    assert counts[1] - counts[0] <= most
+    assert counts[1] - counts[0] == most
 
 
 @pytest.mark.slow
@@ -146,6 +151,18 @@ def test_all_sizes_of_step_can_be_captured_ahead_and_change_no_slot(
     runner.copy_rows(1, 0, 2)
     assert captured == before  # nothing was left to be captured while somebody waits
     assert runner.valid_rows(0) == 2
+
+
+@pytest.mark.slow
+def test_a_model_whose_heads_are_normalised_gives_what_the_portable_implementation_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "hidden": 64, "feed_forward": 32, "vocabulary": 12}
+    path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, architecture="qwen3", **sizes)
+    runner = gpu_runner(path, DEVICE, monkeypatch, num_ctx=64, num_slots=2)
+    assert can_batch(runner.implementations)
+    for position, want in enumerate(expected(path)[:3]):
+        assert_same(runner.decode(TOKENS[position], position, slot=1), want)
 
 
 @pytest.mark.slow
