@@ -57,8 +57,7 @@ def test_logits_are_as_near_the_float64_reference_as_llama_cpp_s(card: ModelRunn
 def test_a_prompt_gives_what_its_tokens_give_one_after_the_other(card: ModelRunner) -> None:
     tokens = next(tokens for tokens, *_ in golden_logits.prompts(GOLDEN) if len(tokens) > 70)
     whole = prefill(card, tokens)
-    for at, token in enumerate(tokens):
-        alone = card.decode(token, at)
+    alone = [card.decode(token, at) for at, token in enumerate(tokens)][-1]
     spread = whole.std()
     # A prompt's products are of halves where there are matrix instructions, decode's of bytes.
     assert np.sqrt(((whole - alone) ** 2).mean()) < 0.06 * spread
