@@ -27,8 +27,9 @@ from tests.numbers import record_number
 
 ROOT = Path(__file__).parents[2]
 MOST_TOKENS = 129  # of a text; longer ones take the reference minutes each
-# RMS error over the reference's standard deviation. SmolLM2's own Q4_1 has 0.05 (docs/engine-log.md).
-TOLERANCE, TOLERANCE_OF_FLOATS = 0.12, 0.01
+# RMS error over the reference's standard deviation. SmolLM2's own Q4_1 has 0.05 (docs/engine-log.md); four positions of
+# one text make Q3_K's 0.17 out of 0.04, and llama.cpp's 0.24.
+TOLERANCE, TOLERANCE_OF_FLOATS = 0.2, 0.01
 # What rounding leaves of standard normal weights: each packer of ours is about as good as its number of bits.
 ROUNDING = {
     GGMLType.Q2_K: 0.35,

@@ -54,8 +54,11 @@ def step(runner: ModelRunner, rows: int) -> Captured[tuple[Tensor, ...]]:
 
 @pytest.mark.parametrize(
     ("model", "most"),
-    [(("qwen2", {"": Q8}), 8), (("qwen2", {"attn_v": Q4, "": Q8}), 9), (("qwen3", {"": Q8}), 9)],
-    ids=["one type", "values of another type than queries and keys", "heads that are normalised"],
+    [
+        pytest.param(("qwen2", {"": Q8}), 8, id="one type"),
+        pytest.param(("qwen2", {"attn_v": Q4, "": Q8}), 9, id="values of another type than queries and keys"),
+        pytest.param(("qwen3", {"": Q8}), 9, id="heads that are normalised", marks=pytest.mark.slow),
+    ],
 )
 def test_decoding_takes_eight_launches_a_layer_all_of_which_compile_for_gfx1100(
     model: tuple[str, dict[str, GGMLType]],
