@@ -27,9 +27,11 @@ from tests.numbers import record_number
 
 ROOT = Path(__file__).parents[2]
 MOST_TOKENS = 129  # of a text; longer ones take the reference minutes each
-# RMS error over the reference's standard deviation. SmolLM2's own Q4_1 has 0.05 (docs/engine-log.md); four positions of
-# one text make Q3_K's 0.17 out of 0.04, and llama.cpp's 0.24.
-TOLERANCE, TOLERANCE_OF_FLOATS = 0.2, 0.01
+# RMS error over the reference's standard deviation. SmolLM2's own Q4_1 has 0.05 (docs/engine-log.md).
+TOLERANCE, TOLERANCE_OF_FLOATS = 0.12, 0.01
+# Of five texts everything is asked; of all, only to be as near as llama.cpp: four positions make Q3_K's 0.17 there, and
+# llama.cpp's 0.24.
+LENGTHS, NUM_CHOSEN = range(30, 130), 5
 # What rounding leaves of standard normal weights: each packer of ours is about as good as its number of bits.
 ROUNDING = {
     GGMLType.Q2_K: 0.35,
@@ -59,6 +61,12 @@ def prompts() -> list[list[int]]:
     """All golden texts but the longest. Errors differ sevenfold between positions: a mean needs hundreds of them."""
     golden = golden_logits.prompts(ROOT / "tests" / "golden" / "smollm2.npz")
     return [tokens for tokens, _, _ in golden if len(tokens) <= MOST_TOKENS]
+
+
+def of_five_texts(chosen: list[list[int]]) -> np.ndarray:
+    """Which positions belong to the first texts of a middling length."""
+    picked = [at for at, tokens in enumerate(chosen) if len(tokens) in LENGTHS][:NUM_CHOSEN]
+    return np.repeat([at in picked for at in range(len(chosen))], [len(tokens) for tokens in chosen])
 
 
 def reference(path: Path) -> Any:
@@ -98,12 +106,16 @@ def test_logits_of_real_weights_in_every_type_are_as_near_the_reference_as_llama
     exact = reference(path)
     want = np.concatenate([exact.logits(tokens) for tokens in chosen])
     del exact
-    ours = rms(our_logits(path, chosen) - want)
+    ours = our_logits(path, chosen) - want
     who = f"SmolLM2 in {ggml_type.name}, {matrices} matrices"
     tolerance = TOLERANCE_OF_FLOATS if ggml_type in FLOATS else TOLERANCE
-    record_number(f"{who}: relative RMS error", ours / float(want.std()), f"<= {tolerance}")
-    assert ours <= tolerance * want.std()
+    few = of_five_texts(chosen)
+    record_number(f"{who}: relative RMS error", rms(ours[few]) / float(want[few].std()), f"<= {tolerance}")
+    assert rms(ours[few]) <= tolerance * want[few].std()
     if python := os.environ.get("GARZONE_LLAMA_PYTHON"):
-        theirs = min(rms(llama_logits(python, path, chosen, flash=flash) - want) for flash in (False, True))
-        record_number(f"{who}: RMS error, ours over llama.cpp's", ours / theirs, "<= 1.10")
-        assert ours <= 1.10 * theirs or ours <= 0.001 * want.std()
+        theirs = [llama_logits(python, path, chosen, flash=flash) - want for flash in (False, True)]
+        for texts, rows in (("all texts", slice(None)), ("five texts", few)):
+            best = min(rms(errors[rows]) for errors in theirs)
+            ratio = rms(ours[rows]) / best
+            record_number(f"{who}, {texts}: RMS error, ours over llama.cpp's", ratio, "<= 1.10")
+            assert ratio <= 1.10 or rms(ours[rows]) <= 0.001 * want[rows].std()

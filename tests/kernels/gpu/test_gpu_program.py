@@ -160,7 +160,8 @@ def test_all_sizes_of_step_can_be_captured_ahead_and_change_no_slot(
 def test_a_model_whose_heads_are_normalised_gives_what_the_portable_implementation_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {"num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "hidden": 64, "feed_forward": 32, "vocabulary": 12}
+    # Two layers, whose norms differ.
+    sizes = {"num_layers": 2, "num_heads": 1, "num_kv_heads": 1, "hidden": 64, "feed_forward": 32, "vocabulary": 12}
     path = write_quantised(tmp_path / "tiny.gguf", {"": Q8}, architecture="qwen3", **sizes)
     runner = gpu_runner(path, DEVICE, monkeypatch, num_ctx=64, num_slots=2)
     assert can_batch(runner.implementations)
