@@ -253,7 +253,8 @@ async def test_a_small_model_goes_on_with_the_text_before_the_hole(
 
 async def test_a_small_model_is_asked_for_a_body_in_three_ways_greedily_first(tmp_path: Path, box: Sandbox) -> None:
     repo = make_repository(tmp_path / "r", {"words.py": STUB})
-    generator = Small(["\n    return text\n\n\ndef"])
+    ways = ["text", "text.lower()", "text.title()", "text * 2"]
+    generator = Small([f"\n    return {way}\n\n\ndef" for way in ways])
     await run_task(complete_task(repo, None, num_candidates=4, max_rounds=1, parallel=1), generator, box)
     bare, told, worked, again = generator.requests
     assert told.messages and "def shout" in told.messages[0].text
@@ -262,6 +263,14 @@ async def test_a_small_model_is_asked_for_a_body_in_three_ways_greedily_first(tm
     assert bare.prompt == opened + rest.partition("    return count\n\n\n")[2]
     assert [each.sampling.temperature for each in (bare, told, worked)] == [0.0, 0.0, 0.0]
     assert again.prompt == bare.prompt and 0.0 < again.sampling.temperature <= 0.5
+
+
+async def test_what_passed_and_is_written_again_is_no_waste(tmp_path: Path, box: Sandbox) -> None:
+    repo = make_repository(tmp_path / "r", {"words.py": STUB})
+    generator = ScriptedGenerator([RIGHT])
+    report = await run_task(complete_task(repo, None, num_candidates=3, max_rounds=1, parallel=1), generator, box)
+    assert report.verdict is Verdict.UNPROVED
+    assert (report.num_candidates, report.num_asked_again, len(generator.requests)) == (3, 0, 3)
 
 
 async def test_a_repository_without_a_hole_is_refused(tmp_path: Path, box: Sandbox) -> None:

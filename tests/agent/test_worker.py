@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from garzone.agent.events import CandidateJudged, CheckFinished, Event
+from garzone.agent.events import AskedAgain, CandidateJudged, CandidateStarted, CheckFinished, Event
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.worker import run_task
 from garzone.core.errors import (
@@ -100,11 +100,45 @@ async def test_an_unusable_answer_is_answered_with_what_was_wrong(repo: Path, bo
     assert "code block" in generator.requests[1].messages[-1].text
 
 
+async def test_what_cannot_be_read_is_asked_for_again_at_once_with_what_was_wrong(repo: Path, box: Sandbox) -> None:
+    events: list[Event] = []
+    generator = ScriptedGenerator(["I cannot help.", block(FIXED_PAGINATE)])
+    report = await run_task(fix_task(repo, num_candidates=1, max_rounds=1), generator, box, on_event=events.append)
+    assert report.verdict is Verdict.PROVED
+    assert (report.num_candidates, report.num_malformed, report.num_asked_again) == (1, 1, 1)
+    assert report.to_json()["asked_again"] == 1
+    assert "code block" in generator.requests[1].messages[-1].text
+    assert [e.outcome for e in events if isinstance(e, AskedAgain | CandidateJudged)] == ["unusable", "proved"]
+
+
+async def test_a_repetition_is_followed_by_another_answer_sampled_wider(repo: Path, box: Sandbox) -> None:
+    events: list[Event] = []
+    generator = ScriptedGenerator([*(block(WRONG.format(n)) for n in (1, 1, 1)), block(FIXED_PAGINATE)])
+    task = fix_task(repo, num_candidates=2, max_rounds=1)
+    report = await run_task(task, generator, box, on_event=events.append)
+    assert report.verdict is Verdict.PROVED
+    assert (report.num_candidates, report.num_asked_again) == (2, 2)
+    started = [e for e in events if isinstance(e, CandidateStarted)]
+    assert [e.number for e in started] == [1, 2, 2, 2]
+    warmth = [e.temperature for e in started[1:]]
+    assert warmth == sorted(set(warmth)) and warmth[-1] <= 1.0
+    assert len({request.sampling.seed for request in generator.requests}) == 4
+
+
+async def test_no_more_is_asked_again_than_a_round_has_candidates(repo: Path, box: Sandbox) -> None:
+    generator = ScriptedGenerator([block(WRONG.format(1))])
+    report = await run_task(fix_task(repo, num_candidates=3, max_rounds=1), generator, box)
+    assert report.verdict is Verdict.FAILED
+    assert (report.num_candidates, report.num_asked_again) == (3, 3)
+    assert len(generator.requests) == 6
+
+
 async def test_failure_leaves_the_best_candidate_and_a_post_mortem(repo: Path, box: Sandbox) -> None:
     answers: list[Answer] = [*(block(WRONG.format(n)) for n in (1, 1, 2)), "no code", block(PAGER)]
-    report = await run_task(fix_task(repo, num_candidates=5), ScriptedGenerator(answers), box)
+    report = await run_task(fix_task(repo, num_candidates=3), ScriptedGenerator(answers), box)
     assert report.verdict is Verdict.FAILED
-    assert report.num_candidates == 5
+    assert report.num_candidates == 3
+    assert report.num_asked_again == 2  # for the duplicate, and for what could not be read
     assert report.branch is not None
     assert report.post_mortem is not None and len(report.post_mortem) <= POST_MORTEM_CHARS
     for word in ("paginate", "2 failed", "1 duplicate", "1 unusable", "1 unchanged", "test_first_page", report.branch):

@@ -33,6 +33,7 @@ TEMPLATE_TOKENS = 48  # what a chat template puts around a few messages, system 
 MIN_ANSWER_TOKENS = 192
 EDITS_TOKENS = 1024  # some blocks; EDITS_SHARE of a smaller context
 EDITS_SHARE = 0.25
+SEEDS_APART = 10_000  # more than a task has candidates
 SMALL_PARAMETERS = 1e9  # measured at 135M (kinds.Style); from 1.5B on, failing tests are known to help (EVIDENCE)
 Enough = Callable[[str], bool]  # whether an unfinished answer already holds all that is needed
 RETRY_DELAYS_S = (0.5, 2.0, 5.0)  # for a queue that is full for a moment
@@ -187,12 +188,13 @@ class Writer:
                 return Prompt(question, num_tokens, answer_tokens)
         raise ContextTooSmall(needed, self._budget.context_tokens, self._budget.model)
 
-    async def write(self, number: int, asked: Asked) -> str:
+    async def write(self, number: int, asked: Asked, num_before: int = 0) -> str:
         """One answer. Ends as soon as it holds a complete candidate.
 
         Args:
             number: of the candidate, from 1; also the seed, so that a task can be repeated.
             asked: for what, and how.
+            num_before: how many answers for this candidate came to nothing.
         """
         target, temperature = asked.target, asked.temperature
         prompt = self._prompts[target.label, asked.style]
@@ -207,7 +209,8 @@ class Writer:
         if opening is not None and question.messages:
             question = as_document(question, language_of(target.path), opening)
         cut = question.cut
-        request = self._request(question, temperature, seed=number, max_tokens=prompt.answer_tokens)
+        seed = number + SEEDS_APART * num_before
+        request = self._request(question, temperature, seed=seed, max_tokens=prompt.answer_tokens)
         text = await self._patiently(
             number, (lambda text: cut(text)[1]) if cut else enough, request, num_tokens, question.lead
         )

@@ -39,6 +39,7 @@ class Course:
     num_candidates: int = 0
     num_rounds: int = 0
     num_malformed: int = 0
+    num_asked_again: int = 0
     failed: list[Failed] = field(default_factory=list[Failed])
     doubtful: list[Passed] = field(default_factory=list[Passed])
     proved: list[Passed] = field(default_factory=list[Passed])
@@ -66,6 +67,10 @@ class Course:
 
         least = min(map(weight, self.doubtful), default=None)
         return [passed for passed in self.doubtful if weight(passed) == least]
+
+    def has_passed(self, draft: Draft) -> bool:
+        """Whether the same program is among those that passed."""
+        return any(passed.draft.key == draft.key for passed in (*self.proved, *self.doubtful))
 
     @property
     def closest(self) -> Failed | None:

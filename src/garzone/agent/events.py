@@ -43,5 +43,14 @@ class CandidateJudged:
     reason: str = ""
 
 
-Event = CheckFinished | CandidateStarted | CandidateText | CandidateJudged
+@dataclass(frozen=True, slots=True)
+class AskedAgain:
+    """An answer held nothing to try (`unusable`, `duplicate`), and the model is asked once more for this candidate."""
+
+    number: int
+    outcome: str
+    reason: str = ""
+
+
+Event = CheckFinished | CandidateStarted | CandidateText | CandidateJudged | AskedAgain
 Listener = Callable[[Event], None]

@@ -40,10 +40,13 @@ async def first_complaint(stage: Stage, code: CodeBase, draft: Draft) -> str | N
 
 def undefined_names(edit: FileEdit) -> str | None:
     """Global names that an edit newly uses and nobody defines, as a sentence; None when there are none."""
-    if not is_python(edit.path):
-        return None
-    new = _undefined(edit.after) - _undefined(edit.before)
+    new = new_undefined_names(edit)
     return f"Nothing defines {', '.join(sorted(new)[:4])}: import it, define it, or do without." if new else None
+
+
+def new_undefined_names(edit: FileEdit) -> set[str]:
+    """Global names that an edit newly uses and nobody defines; only Python is looked at."""
+    return _undefined(edit.after) - _undefined(edit.before) if is_python(edit.path) else set()
 
 
 def _undefined(text: str) -> set[str]:

@@ -18,7 +18,7 @@ from garzone.agent.checks import find_check
 from garzone.agent.context import CodeBase, Target
 from garzone.agent.course import Course, Failed, Passed
 from garzone.agent.edit import EditMiss
-from garzone.agent.events import CandidateJudged, CandidateStarted, CheckFinished, Event, Listener
+from garzone.agent.events import AskedAgain, CandidateJudged, CandidateStarted, CheckFinished, Event, Listener
 from garzone.agent.filters import first_complaint
 from garzone.agent.kinds import Attempt, Job, Kind, Setting, Settled, Style
 from garzone.agent.kinds.complete import open_complete
@@ -52,7 +52,11 @@ WRITES_NEW_FILES = frozenset({TaskKind.IMPLEMENT, TaskKind.TESTS, TaskKind.TRANS
 # Every how many candidates of a later round repair an earlier one; the others start anew. Small models repeat what they
 # see: of 160 repairs by SmolLM2-135M 120 were duplicates.
 REPAIR_EVERY, REPAIR_EVERY_SMALL = 2, 4
+AS_GOOD = "passed before"  # of a duplicate: that the model agrees with itself is no waste
 LEAST_REPAIR = 0.5  # temperature from which on a small model says something else than before
+# An answer in which there is nothing to try is followed by another one, sampled wider from COLDEST_AGAIN on; at most as
+# many in a round as it has candidates. Of 60 own stubs SmolLM2-135M completes 18.8 without this, 20.4 with it.
+COLDEST_AGAIN, WIDER_AGAIN = 0.2, 0.1
 
 
 async def run_task(
@@ -172,26 +176,37 @@ class _Worker:
 
     async def _round(self, course: Course, writer: Writer, round_number: int) -> None:
         """Ask for this round's candidates, several at a time; stop asking at the first proof."""
-        coming = iter(range(max(self._task.num_candidates, 1)))
+        num_candidates = max(self._task.num_candidates, 1)
+        coming, spare = iter(range(num_candidates)), num_candidates
         writing: set[asyncio.Task[None]] = set()
         trying: set[asyncio.Task[None]] = set()
 
         async def work_off() -> None:
+            nonlocal spare
             me = asyncio.current_task()
             assert me is not None
             for index in coming:
                 if course.proved or self._out_of_tokens(course, writer):
                     return
-                asked = self._plan(course, writer, round_number, index)
                 course.num_candidates += 1
-                number = course.num_candidates
-                self._tell(CandidateStarted(number, round_number, asked.target.label, asked.temperature))
-                writing.add(me)
-                answer = await writer.write(number, asked)
-                writing.discard(me)
-                trying.add(me)
-                outcome, reason = await self._judge(course, asked.target, answer)
-                trying.discard(me)
+                number, wasted = course.num_candidates, list[Attempt]()
+                while True:
+                    asked = _again(self._plan(course, writer, round_number, index), wasted, small=writer.small)
+                    self._tell(CandidateStarted(number, round_number, asked.target.label, asked.temperature))
+                    writing.add(me)
+                    answer = await writer.write(number, asked, num_before=len(wasted))
+                    writing.discard(me)
+                    trying.add(me)
+                    outcome, reason = await self._judge(course, asked.target, answer)
+                    trying.discard(me)
+                    useless = outcome in ("unusable", "duplicate") and reason != AS_GOOD
+                    if not useless or spare <= 0 or course.proved or self._out_of_tokens(course, writer):
+                        break
+                    spare -= 1
+                    course.num_asked_again += 1
+                    course.outcomes.append(outcome)
+                    wasted.append(Attempt(answer, reason=reason if outcome == "unusable" else ""))
+                    self._tell(AskedAgain(number, outcome, reason))
                 course.outcomes.append(outcome)
                 self._tell(CandidateJudged(number, outcome, reason))
 
@@ -273,7 +288,7 @@ class _Worker:
             return "unchanged", "the same program as before"
         course.seen[draft.key] += 1
         if course.seen[draft.key] > 1:
-            return "duplicate", "tried before"
+            return "duplicate", AS_GOOD if course.has_passed(draft) else "tried before"
         if complaint := await first_complaint(job.setting.stage, job.setting.code, draft):
             course.failed.append(Failed(target, Attempt(answer, reason=complaint), HOPELESS // 2, draft))
             return "filtered", first_line(complaint)
@@ -321,6 +336,7 @@ class _Worker:
             served_by=await self._generator.served_by(task.model),
             post_mortem=None if course.proved else post_mortem(course, change),
             num_malformed=course.num_malformed,
+            num_asked_again=course.num_asked_again,
             proof={**job.facts(), **(best.trial.facts if best else {})},
             findings=best.trial.findings if best else (),
             written_tests=job.written_tests,
@@ -353,3 +369,16 @@ class _Worker:
             sandboxed=self._sandbox.isolated,
             notes=tuple(dict.fromkeys(self._notes)),
         )
+
+
+def _again(asked: Asked, wasted: list[Attempt], *, small: bool) -> Asked:
+    """What to ask for after answers that came to nothing: the same, sampled wider.
+
+    What could not be read is told to a model that makes use of that, and asked for as it was going to be.
+    """
+    if not wasted:
+        return asked
+    if wasted[-1].reason and not small:
+        return replace(asked, attempt=wasted[-1])
+    warmer = max(asked.temperature, COLDEST_AGAIN) + WIDER_AGAIN * len(wasted)
+    return replace(asked, temperature=round(min(warmer, max(asked.temperature, 1.0)), 2))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from garzone.agent.edit import code_blocks
-from garzone.agent.events import CandidateJudged, CheckFinished, Event
+from garzone.agent.events import AskedAgain, CandidateJudged, CheckFinished, Event
 from garzone.agent.worker import run_task
 from garzone.bench.quality_answers import Timed, ask_once, fenced, language, oracle, replay
 from garzone.bench.quality_grading import Grade, Grader, write_files
@@ -104,7 +104,7 @@ class _Clock:
     def __call__(self, event: Event) -> None:
         if isinstance(event, CheckFinished):
             self.check_ms += event.duration_ms
-        elif isinstance(event, CandidateJudged):
+        elif isinstance(event, CandidateJudged | AskedAgain):
             self.outcomes.append(event.outcome)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from garzone.agent.events import CandidateJudged, CandidateStarted, CandidateText, CheckFinished, Event
+from garzone.agent.events import AskedAgain, CandidateJudged, CandidateStarted, CandidateText, CheckFinished, Event
 
 REFRESH_S = 0.2
 CHARS_PER_TOKEN = 4
@@ -63,6 +63,8 @@ class TaskProgress:
                 self._now(f"{escape(self._head)}: reading the prompt")
             case CandidateText():
                 self._text(event.text)
+            case AskedAgain():
+                self._line(f"{escape(self._heads.get(event.number, self._head))}  [dim]{event.outcome}, asked again[/]")
             case CandidateJudged():
                 self._judged(event)
 

@@ -88,7 +88,8 @@ def _effort(report: Report, generation_s: float) -> str:
     speed = tokens_per_second(report, generation_s)
     parts = [
         f"{report.num_candidates} candidate{'s' if report.num_candidates != 1 else ''}{rounds}"
-        + (f", {report.num_malformed} malformed" if report.num_malformed else ""),
+        + (f", {report.num_malformed} malformed" if report.num_malformed else "")
+        + (f", {report.num_asked_again} asked again" if report.num_asked_again else ""),
         f"{tokens.prompt} tokens read ({tokens.cached} cached), {tokens.completion} written"
         + (f" at {speed:.0f} tok/s" if speed else ""),
         f"{report.duration_ms / 1000:.1f} s",

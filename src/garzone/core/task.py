@@ -49,6 +49,7 @@ class Task:
     `files` are paths relative to `repo`. `check` is a shell command whose exit code 0 means good; None means find
     the project's own, or do without. `backend` None is the embedded engine, otherwise a URL. `timeout_s` bounds the
     whole task, `check_timeout_s` one run of the check. `parallel` candidates are written and tried at the same time.
+    An answer that holds nothing to try is followed by another one, at most `num_candidates` times a round.
     `max_tokens` bounds what all candidates together may write (None: only the time does).
     """
 
@@ -134,8 +135,10 @@ class Report:
     """What came of a task. `to_json` is the contract; fields are only ever added.
 
     `applied` is True when the patch is in the user's working tree, because it was asked for. `num_malformed` counts
-    answers that could not be applied. `proof` is what the kind's proof measured (a mutation score, how many inputs were
-    compared), `findings` are a review's, `written_tests` is the text of tests that the model wrote for itself.
+    answers that could not be applied, `num_asked_again` those that held nothing to try (malformed, or a repetition) and
+    were followed by another one for the same candidate. `proof` is what the kind's proof measured (a mutation score,
+    how many inputs were compared), `findings` are a review's, `written_tests` is the text of tests that the model wrote
+    for itself.
     """
 
     task_id: str
@@ -157,6 +160,7 @@ class Report:
     applied: bool = False
     notes: tuple[str, ...] = ()
     num_malformed: int = 0
+    num_asked_again: int = 0
     proof: Mapping[str, Any] = field(default_factory=dict[str, Any])
     findings: tuple[Finding, ...] = ()
     written_tests: str = ""
@@ -209,6 +213,7 @@ class Report:
             "applied": self.applied,
             "notes": list(self.notes),
             "malformed": self.num_malformed,
+            "asked_again": self.num_asked_again,
             "proof": dict(self.proof),
             "findings": [
                 {

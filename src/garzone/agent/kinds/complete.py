@@ -19,6 +19,7 @@ from garzone.agent.definitions import definitions_used
 from garzone.agent.document import filling, going_on
 from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.examples import Examples
+from garzone.agent.forgotten import forgotten_imports
 from garzone.agent.holes import MARK, Hole, fill, find_holes, lead_in, trapped
 from garzone.agent.kinds import SMALL_TEMPERATURES, Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
@@ -162,14 +163,14 @@ class Complete(Job):
         if hole.is_body and hole.span is not None and (blocks or not self._fills):
             body = _body_in(target, answer)
             if isinstance(body, str):
-                filled = fill(target.path, text, hole, body)
+                filled = _filled(target.path, text, hole, body)
                 if filled is not None:
                     return drafted(target, filled)
         for code in blocks or [answer]:
             lines = code.rstrip().splitlines()
             # what was cut off, or ran on, is shortened until the file parses
             for end in range(len(lines), max(len(lines) - 40, 0), -1):
-                filled = fill(target.path, text, hole, "\n".join(lines[:end]))
+                filled = _filled(target.path, text, hole, "\n".join(lines[:end]))
                 if filled is not None:
                     return drafted(target, filled)
         return EditMiss("With your text in the hole the file does not parse. Write only what is missing.")
@@ -226,6 +227,15 @@ class Complete(Job):
         if self.before is None:
             return f"No candidate of {num_candidates} could be put into the hole and agree with its examples"
         return super().failed_summary(num_candidates)
+
+
+def _filled(path: str, text: str, hole: Hole, code: str) -> str | None:
+    """The text with its hole filled; a body begins with the imports it forgot, since the file's head is no hole."""
+    filled = fill(path, text, hole, code)
+    if filled is None or not hole.is_body:
+        return filled
+    wanted = forgotten_imports(path, text, filled)
+    return fill(path, text, hole, "\n".join([*wanted, textwrap.dedent(code.strip("\n"))])) or filled
 
 
 def _going_on(path: str, text: str, hole: Hole, style: Style) -> Question:

@@ -15,6 +15,7 @@ from garzone.agent.definitions import definitions_used
 from garzone.agent.edit import EditMiss, code_blocks, replace_file, replace_function
 from garzone.agent.edit_syntax import replace_definition, replace_text
 from garzone.agent.events import CheckFinished
+from garzone.agent.forgotten import with_imports
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Settled, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, signature, user
 from garzone.agent.kinds.edits import ask_for_edits
@@ -179,7 +180,9 @@ def read_code(target: Target, answer: str, may_lose: set[str] | None = None) -> 
         )
     else:
         edited = replace_file(text, path, answer) if is_python(path) else replace_text(path, text, answer)
-    return edited if isinstance(edited, EditMiss) else drafted(target, edited.text)
+    if isinstance(edited, EditMiss):
+        return edited
+    return drafted(target, with_imports(path, text, edited.text))
 
 
 def defines_target(target: Target, answer: str) -> bool:

@@ -17,6 +17,7 @@ from garzone.agent.changes import Draft, FileEdit
 from garzone.agent.context import Target
 from garzone.agent.edit import EditMiss, code_blocks
 from garzone.agent.evidence import too_few_inputs
+from garzone.agent.forgotten import with_imports
 from garzone.agent.kinds import Attempt, Job, Material, Question, Setting, Style
 from garzone.agent.kinds.asking import again, language_of, sentence, user
 from garzone.agent.mutants import Mutant, mutants_of
@@ -184,6 +185,7 @@ class WriteTests(Job):
             text = _as_tests(_without_copies(text, {span.name for span in self._spans}))
         if python and not _imports(text, module_name(self._subject, self.setting.code.tracked)):
             text = f"{self._import_line(target)}\n\n\n{text}"
+        text = with_imports(target.path, target.source.text, text, also=("pytest", "unittest"))
         if not target.is_new:
             missing = _test_names(target.code) - _test_names(text)
             if missing:
