@@ -83,7 +83,7 @@ def test_test_files_may_want_pytest() -> None:
         ("import sys\n\nx = re.escape('')\n", "import sys\nimport re\n\nx = re.escape('')\n"),
         ('"""Doc."""\n\nx = re.escape("")\n', '"""Doc."""\n\nimport re\n\nx = re.escape("")\n'),
         ('"""Doc."""\nx = re.escape("")\n', '"""Doc."""\n\nimport re\n\n\nx = re.escape("")\n'),
-        ("import sys; x = re.escape('')\n", "import sys; x = re.escape('')\n"),
+        ("import sys; x = re.escape('')\n", "import re\n\n\nimport sys; x = re.escape('')\n"),
         ("import sys\r\nx = re.escape('')\r\n", "import sys\r\nimport re\r\nx = re.escape('')\r\n"),
         ("from __future__ import annotations\nx = re.I", "from __future__ import annotations\nimport re\nx = re.I"),
     ],
