@@ -265,6 +265,31 @@ async def test_a_small_model_is_asked_for_a_body_in_three_ways_greedily_first(tm
     assert again.prompt == bare.prompt and 0.0 < again.sampling.temperature <= 0.5
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(
+            'def shout(text):\n    """Make it loud."""\n    return text.upper() + "!")\n', id="a bracket too many"
+        ),
+        pytest.param('def shout(text):\n    """Make it loud."""\n    return "!" + text.upper(', id="cut off"),
+        pytest.param('def shout(text):\n    """Make it loud."""\n', id="no more than its head"),
+    ],
+)
+async def test_a_function_that_cannot_be_read_is_not_put_into_itself(tmp_path: Path, box: Sandbox, answer: str) -> None:
+    # its head alone parses there: a function within the function, which does nothing and would pass without a check
+    files = {"words.py": STUB.replace(">>> shout(\"a\")\n    'A!'", "In capitals.")}
+    report = await completed(tmp_path, box, files, block(answer), check=None, num_candidates=1, max_rounds=1)
+    assert report.verdict is Verdict.FAILED, report.patch
+    assert report.num_malformed == 2  # it was asked for again
+
+
+async def test_of_a_function_that_was_cut_off_what_can_be_read_is_taken(tmp_path: Path, box: Sandbox) -> None:
+    answer = block('def shout(text):\n    loud = text.upper()\n    return loud + "!"\n    again = (loud +\n')
+    report = await completed(tmp_path, box, FILES, answer, num_candidates=1, max_rounds=1)
+    assert report.verdict is Verdict.PROVED, report
+    assert "again" not in report.patch
+
+
 async def test_what_passed_and_is_written_again_is_no_waste(tmp_path: Path, box: Sandbox) -> None:
     repo = make_repository(tmp_path / "r", {"words.py": STUB})
     generator = ScriptedGenerator([RIGHT])

@@ -24,8 +24,8 @@ from garzone.agent.holes import MARK, Hole, fill, find_holes, lead_in, trapped
 from garzone.agent.kinds import SMALL_TEMPERATURES, Attempt, Job, Material, Question, Setting, Style, drafted
 from garzone.agent.kinds.asking import again, language_of, sentence, signature, user
 from garzone.agent.kinds.before import run_check_before
-from garzone.agent.kinds.fix import read_code
-from garzone.agent.prompts import render
+from garzone.agent.kinds.fix import defines_target, read_code
+from garzone.agent.prompts import fenced, render
 from garzone.agent.proof import Trial, check_draft
 from garzone.agent.stage import Run
 from garzone.agent.syntax import definitions, is_source
@@ -170,7 +170,13 @@ class Complete(Job):
             lines = code.rstrip().splitlines()
             # what was cut off, or ran on, is shortened until the file parses
             for end in range(len(lines), max(len(lines) - 40, 0), -1):
-                filled = _filled(target.path, text, hole, "\n".join(lines[:end]))
+                piece = "\n".join(lines[:end])
+                if hole.is_body and hole.span is not None and defines_target(target, fenced(piece)):
+                    # the function's head would parse inside of the function as well, and hold nothing
+                    body = _body_in(target, fenced(piece))
+                    filled = _filled(target.path, text, hole, body) if isinstance(body, str) else None
+                else:
+                    filled = _filled(target.path, text, hole, piece)
                 if filled is not None:
                     return drafted(target, filled)
         return EditMiss("With your text in the hole the file does not parse. Write only what is missing.")
