@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from garzone.agent.answers import Asked, Budget, Writer
 from garzone.agent.changes import Draft
@@ -76,6 +77,16 @@ async def run_task(
         SandboxUnavailable: from the sandbox.
     """
     return await _Worker(task, generator, sandbox, on_event or (lambda _: None)).work()
+
+
+@dataclass(slots=True)
+class _Round:
+    """A round that goes on. `spare` answers may still be asked for in place of some that hold nothing to try."""
+
+    number: int
+    spare: int
+    writing: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    trying: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
 
 
 class _Worker:
@@ -174,41 +185,16 @@ class _Worker:
             if course.proved or course.ended_by:
                 return
 
-    async def _round(self, course: Course, writer: Writer, round_number: int) -> None:
+    async def _round(self, course: Course, writer: Writer, number: int) -> None:
         """Ask for this round's candidates, several at a time; stop asking at the first proof."""
         num_candidates = max(self._task.num_candidates, 1)
-        coming, spare = iter(range(num_candidates)), num_candidates
-        writing: set[asyncio.Task[None]] = set()
-        trying: set[asyncio.Task[None]] = set()
+        coming, going = iter(range(num_candidates)), _Round(number, spare=num_candidates)
 
         async def work_off() -> None:
-            nonlocal spare
-            me = asyncio.current_task()
-            assert me is not None
             for index in coming:
                 if course.proved or self._out_of_tokens(course, writer):
                     return
-                course.num_candidates += 1
-                number, wasted = course.num_candidates, list[Attempt]()
-                while True:
-                    asked = _again(self._plan(course, writer, round_number, index), wasted, small=writer.small)
-                    self._tell(CandidateStarted(number, round_number, asked.target.label, asked.temperature))
-                    writing.add(me)
-                    answer = await writer.write(number, asked, num_before=len(wasted))
-                    writing.discard(me)
-                    trying.add(me)
-                    outcome, reason = await self._judge(course, asked.target, answer)
-                    trying.discard(me)
-                    useless = outcome in ("unusable", "duplicate") and reason != AS_GOOD
-                    if not useless or spare <= 0 or course.proved or self._out_of_tokens(course, writer):
-                        break
-                    spare -= 1
-                    course.num_asked_again += 1
-                    course.outcomes.append(outcome)
-                    wasted.append(Attempt(answer, reason=reason if outcome == "unusable" else ""))
-                    self._tell(AskedAgain(number, outcome, reason))
-                course.outcomes.append(outcome)
-                self._tell(CandidateJudged(number, outcome, reason))
+                await self._candidate(course, writer, going, index)
 
         workers = [asyncio.create_task(work_off()) for _ in range(max(self._task.parallel, 1))]
         try:
@@ -218,13 +204,38 @@ class _Worker:
                 for worker in done:
                     worker.result()  # an exception of the generator or the sandbox ends the task
                 if course.proved:
-                    for worker in pending & writing:
+                    for worker in pending & going.writing:
                         worker.cancel()
-                    pending &= trying
+                    pending &= going.trying
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _candidate(self, course: Course, writer: Writer, going: _Round, index: int) -> None:
+        """Ask for one candidate, again while answers hold nothing to try, and judge it."""
+        me = asyncio.current_task()
+        assert me is not None
+        course.num_candidates += 1
+        number, wasted = course.num_candidates, list[Attempt]()
+        while True:
+            asked = _again(self._plan(course, writer, going.number, index), wasted, small=writer.small)
+            self._tell(CandidateStarted(number, going.number, asked.target.label, asked.temperature))
+            going.writing.add(me)
+            answer = await writer.write(number, asked, num_before=len(wasted))
+            going.writing.discard(me)
+            going.trying.add(me)
+            outcome, reason = await self._judge(course, asked.target, answer)
+            going.trying.discard(me)
+            course.outcomes.append(outcome)
+            useless = outcome in ("unusable", "duplicate") and reason != AS_GOOD
+            if not useless or going.spare <= 0 or course.proved or self._out_of_tokens(course, writer):
+                self._tell(CandidateJudged(number, outcome, reason))
+                return
+            going.spare -= 1
+            course.num_asked_again += 1
+            wasted.append(Attempt(answer, reason=reason if outcome == "unusable" else ""))
+            self._tell(AskedAgain(number, outcome, reason))
 
     async def _prefer(self, course: Course) -> None:
         """Let the kind say which of those that passed is taken, where nothing was proved and several are as good."""
