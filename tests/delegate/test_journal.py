@@ -31,7 +31,7 @@ from garzone.delegate.journal import Journaled, Journals
 from garzone.delegate.ledger import Ledger
 from garzone.delegate.run import run
 from garzone.testing import ScriptedGenerator
-from tests.agent.repositories import CHECK, FIXED_PAGINATE, block, fix_task, git, make_repository
+from tests.agent.repositories import CHECK, FIXED_PAGINATE, PAGER, block, fix_task, git, make_repository
 from tests.clients.servers import serving
 
 WRONG = "def paginate(items, page, size):\n    return items[page + {0} : page + size + {0}]\n"
@@ -140,6 +140,8 @@ def _model(asked: list[int], delay_s: float) -> Starlette:
         body = await request.json()
         seed = int(body["seed"])
         text = block(FIXED_PAGINATE if seed > NUM_WRONG else WRONG.format(seed))
+        if "rewrite the file" in body["messages"][-1]["content"]:  # as every fourth candidate is asked
+            text = block(PAGER.replace("page * size", f"page * size + {seed}"))
 
         async def stream() -> AsyncGenerator[bytes]:
             await asyncio.sleep(delay_s)
