@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from garzone.agent.context import Target
 from garzone.agent.edit import Edited, EditMiss
-from garzone.agent.events import CandidateText, Event
+from garzone.agent.events import CandidateStarted, CandidateText, Event
 from garzone.agent.excerpts import excerpt
 from garzone.agent.sandbox import open_sandbox
 from garzone.agent.search_replace import apply_blocks, is_finished, replacements
@@ -192,11 +192,15 @@ async def test_the_real_engine_can_only_search_for_what_exists(
     repo = make_repository(tmp_path / "r", {"pager.py": long_pager(), "test_pager.py": TEST_PAGER})
     store = ListStore(ModelDetails(name="model", path=str(smollm2_path), parameter_size="134.52M"))
     pool = RunnerPool(store, Settings(home=tmp_path, models_dir=tmp_path, num_ctx=2048, device="CPU"))
+    writing: dict[int, int] = {}  # of which answer a candidate's text is
     answers: dict[int, str] = {}
 
     def listen(event: Event) -> None:
-        if isinstance(event, CandidateText):
-            answers[event.number] = answers.get(event.number, "") + event.text
+        if isinstance(event, CandidateStarted):
+            writing[event.number] = len(answers)
+            answers[len(answers)] = ""
+        elif isinstance(event, CandidateText):
+            answers[writing[event.number]] += event.text
 
     try:
         task = replace(fix_task(repo, num_candidates=3), model="model", timeout_s=170.0)
@@ -204,7 +208,7 @@ async def test_the_real_engine_can_only_search_for_what_exists(
     finally:
         await pool.aclose()
     assert any("held to text that exists" in note for note in report.notes), report.notes
-    assert len(answers) == report.num_candidates
+    assert len(answers) == report.num_candidates + report.num_asked_again
     blocks = [block for answer in answers.values() for block in replacements(answer)]
     assert blocks, answers
     for answer in answers.values():

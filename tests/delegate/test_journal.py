@@ -185,8 +185,8 @@ def _kill_and_resume(tmp_path: Path, url: str, asked: list[int], delays_s: list[
         while not list((home / "tasks").glob("*.jsonl")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(delay_s)
-        if process.poll() is not None:
-            break
+        if process.poll() is not None or not list((home / "tasks").glob("*.jsonl")):
+            break  # the task is done, and its process is about to end
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         num_kills += 1
