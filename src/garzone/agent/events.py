@@ -18,7 +18,7 @@ class CheckFinished:
 
 @dataclass(frozen=True, slots=True)
 class CandidateStarted:
-    """The model is asked for candidate `number` (from 1) of this task, for `target`; once more after an `AskedAgain`."""
+    """The model is asked for candidate `number` (from 1) of this task, for `target`; again after `AskedAgain`."""
 
     number: int
     round: int
